@@ -1,0 +1,26 @@
+"""Surroundings of every test: one thread per process, no network, and the known noise of torch's collectives silenced."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch: the tests fork ranks, and forked ranks must not fight for cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import pytest
+
+# DeepSpeed calls these names of torch.distributed and each call warns. By message, nothing broader.
+DEPRECATED_COLLECTIVES = (
+    "_all_gather_base",
+    "_reduce_scatter_base",
+    "all_gather_into_tensor",
+    "reduce_scatter_tensor",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in DEPRECATED_COLLECTIVES:
+        config.addinivalue_line("filterwarnings", rf"ignore:.*torch\.distributed\.{name}` is:FutureWarning")
