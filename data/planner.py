@@ -1,0 +1,205 @@
+"""Step -> documents: which records a step holds, so that the tokens spent follow the budgets.
+
+    shares, state ──▶ what each stream is owed ──▶ its next records ──▶ rows of fixed length
+
+A step is G tokens in rows of R tokens. Records are put into rows here, so that what a step holds does not depend
+on how many rows make a microbatch or how many ranks there are. The plan of a step is a pure function of the seed,
+the step and the planner's state; the state is integers.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.keys import key, permuted
+from data.sampling import Stream
+
+LAG = 2  # realised tokens of step s are known to the plan of step s + 1 + LAG: so many steps may be made ahead
+_MICRO = 1_000_000  # owed tokens are counted in millionths, as integers
+_AHEAD = 64  # records of a stream that are looked up at once
+
+
+class StepPlan(NamedTuple):
+    """The records of one step; columns of ``records``: stream, record, epoch, room, row."""
+
+    step: int
+    records: np.ndarray  # (n, 5) int64, ordered by row
+    planned: np.ndarray  # (S,) int64, tokens set aside for each stream
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """The records of rows ``first`` to ``last`` (excluded)."""
+        begin, end = np.searchsorted(self.records[:, 4], [first, last])
+        return self.records[begin:end]
+
+
+class PlannerState(NamedTuple):
+    """Everything that the plan of ``step`` depends on besides the seed, the streams and their shares."""
+
+    step: int
+    cursors: np.ndarray  # (S,) int64, records taken so far, over all epochs
+    owed: np.ndarray  # (S,) int64, millionths of tokens due minus spent
+    in_flight: tuple[tuple[int, np.ndarray], ...]  # steps whose realised tokens are not counted yet, as planned
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain integers and lists."""
+        return {
+            "step": self.step,
+            "cursors": self.cursors.tolist(),
+            "owed": self.owed.tolist(),
+            "in_flight": [[step, planned.tolist()] for step, planned in self.in_flight],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> PlannerState:
+        """The state that ``to_json`` wrote."""
+        flight = tuple((int(step), np.array(planned, np.int64)) for step, planned in values["in_flight"])
+        cursors, owed = (np.array(values[name], np.int64) for name in ("cursors", "owed"))
+        return cls(int(values["step"]), cursors, owed, flight)
+
+
+class Planner:
+    """Plans steps in order, and corrects itself by the tokens that were really spent.
+
+    Args:
+        streams: the S streams of the run.
+        shares: (S,) the part of the tokens that each is due.
+        step_tokens: G, tokens of a step.
+        row_tokens: R, tokens of a row; every example must fit into one.
+        maximum_tokens: the longest document.
+        seed: keys the order of every epoch.
+
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[Stream],
+        shares: np.ndarray,
+        *,
+        step_tokens: int,
+        row_tokens: int,
+        maximum_tokens: int,
+        seed: int,
+    ) -> None:
+        """See the class."""
+        self.streams = streams
+        self.shares = shares
+        self.row_tokens = row_tokens
+        self.rows = step_tokens // row_tokens
+        self.maximum_tokens = maximum_tokens
+        self.seed = seed
+        count = len(streams)
+        self._state = PlannerState(1, np.zeros(count, np.int64), np.zeros(count, np.int64), ())
+        self._before: dict[int, PlannerState] = {}  # the states before the steps that are planned but not fed back
+        self._realised: dict[int, np.ndarray] = {}
+        self._ahead: dict[int, tuple[int, list[tuple[int, int, int]]]] = {}  # a memory of _record, nothing more
+
+    def plan(self) -> StepPlan:
+        """The next step. Needs the realised tokens of all steps but the last LAG that were planned."""
+        self._before[self._state.step] = self._state
+        plan, self._state = self.plan_from(self._settled(self._state))
+        return plan
+
+    def feedback(self, step: int, realised: np.ndarray) -> None:
+        """Take the tokens (S,) that ``step`` really held, over all ranks."""
+        self._realised[step] = np.asarray(realised, np.int64)
+        self._before.pop(step, None)
+        for old in [known for known in self._realised if known < step - LAG]:
+            del self._realised[old]
+
+    def state(self) -> dict[str, Any]:
+        """Plain integers from which ``restore`` goes on after the last step that was fed back."""
+        state = self._before[min(self._before)] if self._before else self._state
+        realised = {str(step): self._realised[step].tolist() for step in sorted(self._realised) if step < state.step}
+        return {**state.to_json(), "realised": realised}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state()``."""
+        self._state = PlannerState.from_json(state)
+        self._before = {}
+        self._realised = {int(s): np.array(tokens, np.int64) for s, tokens in state["realised"].items()}
+
+    def _settled(self, state: PlannerState) -> PlannerState:
+        """The state with the steps that are LAG + 1 or more behind counted as realised, the others as planned."""
+        due = [(step, planned) for step, planned in state.in_flight if step < state.step - LAG]
+        owed = state.owed.copy()
+        for step, planned in due:
+            if step not in self._realised:
+                raise RuntimeError(f"step {state.step} is planned before the tokens of step {step} are known")
+            owed += self._charge(self._realised[step]) - self._charge(planned)
+        return state._replace(owed=owed, in_flight=state.in_flight[len(due) :])
+
+    def _charge(self, spent: np.ndarray) -> np.ndarray:
+        """Owed after minus owed before a step that spent these tokens: its due of their sum, less its own."""
+        due = np.floor(self.shares * (int(spent.sum()) * _MICRO)).astype(np.int64)
+        return due - spent * _MICRO
+
+    def plan_from(self, state: PlannerState) -> tuple[StepPlan, PlannerState]:
+        """The plan of ``state.step`` and the state after it: pure."""
+        capacity = self.rows * self.row_tokens
+        need = self.shares * capacity + state.owed / _MICRO
+        cursors = state.cursors.copy()
+        planned = np.zeros(len(self.streams), np.int64)
+        rows = _Rows(self.rows, self.row_tokens)
+        chosen: list[tuple[int, int, int, int, int]] = []
+        # The stream that is owed most goes first. A stream whose next record fits into no row any more is done;
+        # what it is still owed stands in the state and brings it to the front of the next step.
+        queue = [(-need[i], i) for i in range(len(self.streams))]
+        heapq.heapify(queue)
+        while queue and rows.largest > 0:
+            owed, i = heapq.heappop(queue)
+            record, epoch, room = self._record(i, int(cursors[i]))
+            row = rows.take(room)
+            if row is None:
+                continue
+            cursors[i] += 1
+            planned[i] += room
+            chosen.append((i, record, epoch, room, row))
+            heapq.heappush(queue, (owed + room, i))
+        records = np.array(chosen, dtype=np.int64).reshape(-1, 5)
+        records = records[np.argsort(records[:, 4], kind="stable")]
+        after = PlannerState(
+            state.step + 1,
+            cursors,
+            state.owed + self._charge(planned),
+            (*state.in_flight, (state.step, planned)),
+        )
+        return StepPlan(state.step, records, planned), after
+
+    def _record(self, number: int, cursor: int) -> tuple[int, int, int]:
+        """The stream's record at ``cursor`` as (record, epoch, room)."""
+        first, known = self._ahead.get(number, (0, []))
+        if not first <= cursor < first + len(known):
+            stream = self.streams[number]
+            epoch, position = divmod(cursor, len(stream))
+            positions = np.arange(position, min(position + _AHEAD, len(stream)))
+            records = permuted(positions, len(stream), key(self.seed, stream.name, epoch, "order"))
+            rooms = stream.room(records, self.maximum_tokens)
+            known = [(int(r), epoch, int(room)) for r, room in zip(records, rooms, strict=True)]
+            first = cursor
+            self._ahead[number] = (first, known)
+        return known[cursor - first]
+
+
+class _Rows:
+    """Rows with the tokens that are still free in each; a record goes where it leaves the least."""
+
+    def __init__(self, count: int, tokens: int) -> None:
+        self._free = [(tokens, row) for row in range(count)]
+
+    @property
+    def largest(self) -> int:
+        return self._free[-1][0]
+
+    def take(self, room: int) -> int | None:
+        """The row that was chosen for ``room`` tokens, or None if none has them."""
+        i = bisect_left(self._free, (room, -1))
+        if i == len(self._free):
+            return None
+        free, row = self._free.pop(i)
+        insort(self._free, (free - room, row))
+        return row

@@ -1,0 +1,191 @@
+"""This rank's microbatches of every step, made ahead of time by worker processes.
+
+    Planner (every rank the same) ──▶ rows of this rank's microbatches ──▶ worker: records ──▶ examples ──▶ arrays
+                  ▲                                                                                          │
+                  └──── realised tokens, summed over the ranks ◀──── the run ◀──── PackedBatch + tally ◀─────┘
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.lexicon import Lexicon
+from data.packing import Example, pack
+from data.planner import LAG, Planner
+from data.sampling import SamplingConfig, Stream, streams_of
+from data.store import TokenStore
+from data.tasks import Draw, Material, TasksConfig, TextSegment
+from data.tokenizer import Tokenizer
+
+
+class Tally(IntEnum):
+    """Columns of a microbatch's tally (S, 8) int64: what each stream really gave."""
+
+    TOKENS = 0
+    PREDICTIONS = 1
+    PAIRS = 2
+    REJECTED = 3  # records that gave no example
+    REPLACED = 4  # phrases translated by the mixed-language generator
+    TRANSLATABLE = 5
+    WORDS = 6
+    LANGUAGES = 7  # sum over examples
+
+
+class Microbatch(NamedTuple):
+    """The arrays of a PackedBatch and what they hold."""
+
+    arrays: dict[str, np.ndarray | int]
+    tally: np.ndarray  # (S, 8) int64
+
+
+@dataclass(frozen=True)
+class MicrobatchMaker:
+    """Turns planned records into a microbatch; opened anew in each worker process."""
+
+    streams: Sequence[Stream]
+    material: Material
+    store: TokenStore
+    settings: TasksConfig
+    microbatch_tokens: int
+    seed: int
+
+    @classmethod
+    def open(
+        cls,
+        store_folder: Path,
+        lexicon_paths: Sequence[Path],
+        tasks: TasksConfig,
+        sampling: SamplingConfig,
+        *,
+        microbatch_tokens: int,
+        maximum_tokens: int,
+        seed: int,
+    ) -> MicrobatchMaker:
+        """Open the store, its tokenizer and the lexicon."""
+        store = TokenStore.open(store_folder)
+        lexicon = Lexicon.load(lexicon_paths) if lexicon_paths else None
+        material = Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, maximum_tokens)
+        streams = streams_of(store, tasks, sampling, lexicon)
+        return cls(streams, material, store, tasks, microbatch_tokens, seed)
+
+    def __call__(self, records: np.ndarray) -> Microbatch:
+        """Make the microbatch of ``records`` (n, 5) as the planner gives them; n may be 0."""
+        corpora = list(self.store.corpora.values())
+        configs = self.settings.enabled()
+        tally = np.zeros((len(self.streams), len(Tally)), np.int64)
+        examples: list[Example] = []
+        for number, record, epoch, room, _ in records.tolist():
+            stream = self.streams[number]
+            corpus = corpora[stream.corpora[record]]
+            segments = [
+                TextSegment(
+                    int(corpus.segment_language[segment]),
+                    corpus.ids(int(segment)),
+                    corpus.text(int(segment)),
+                    int(corpus.segment_groups[segment]),
+                )
+                for segment in (side[record] for side in stream.segments)
+            ]
+            draw = Draw(self.seed, number, stream.name, record, epoch, room)
+            example, mixed = stream.task.make(segments, draw, self.material, configs[stream.task.name])
+            row = tally[number]
+            if example is None:
+                row[Tally.REJECTED] += 1
+                continue
+            examples.append(example)
+            row[Tally.TOKENS] += example.tokens
+            row[Tally.PREDICTIONS] += sum(len(document.predicted) for document in example.documents)
+            row[Tally.PAIRS] += len(example.pairs)
+            if mixed is not None:
+                row[Tally.REPLACED :] += (mixed.replaced, mixed.translatable, mixed.words, mixed.languages)
+        return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad), tally)
+
+
+class BatchStream:
+    """Yields this rank's microbatches, step by step, up to LAG steps ahead of the run.
+
+    Every rank gets the same number of microbatches at every step, the last ones empty where the step's do not
+    divide evenly. Give each step's realised tokens to ``planner.feedback`` before asking for the next step.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        open_maker: Callable[[], MicrobatchMaker],
+        *,
+        microbatch_tokens: int,
+        rank: int,
+        ranks: int,
+        workers: int,
+    ) -> None:
+        """With ``workers`` 0 the microbatches are made in this process, when they are asked for."""
+        self._planner = planner
+        self._rows = microbatch_tokens // planner.row_tokens
+        total = planner.rows // self._rows
+        self.microbatches = -(-total // ranks)
+        self._mine = [rank + i * ranks for i in range(self.microbatches)]
+        self._pool = (
+            ProcessPoolExecutor(
+                workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(open_maker, os.getpid()),
+            )
+            if workers
+            else None
+        )
+        self._maker = None if workers else open_maker()
+        self._ahead: deque[list[Future[Microbatch]]] = deque()
+
+    def next(self) -> list[Microbatch]:
+        """The microbatches of the next step."""
+        if self._pool is None:
+            assert self._maker is not None
+            return [self._maker(records) for records in self._planned()]
+        while len(self._ahead) <= LAG:
+            self._ahead.append([self._pool.submit(_make, records) for records in self._planned()])
+        return [future.result() for future in self._ahead.popleft()]
+
+    def _planned(self) -> list[np.ndarray]:
+        plan = self._planner.plan()
+        return [plan.rows(m * self._rows, (m + 1) * self._rows) for m in self._mine]
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+_maker: MicrobatchMaker
+
+
+def _start_worker(open_maker: Callable[[], MicrobatchMaker], parent: int) -> None:
+    """Signals meant for the run are the run's; a worker ends when the run has."""
+    global _maker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _maker = open_maker()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
+def _make(records: np.ndarray) -> Microbatch:
+    return _maker(records)

@@ -1,0 +1,314 @@
+"""The table of tasks: which records a task reads, how much room they need, and what documents they become.
+
+A new task is a new row of TASKS, a settings class beside it and the function that makes its documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from data.keys import generator
+from data.lexicon import Lexicon
+from data.masking import choose, corrupt
+from data.mixing import MixedText, mix
+from data.packing import FIRST_POSITION, Document, Example
+from data.recipe import Section
+from data.tokenizer import Tokenizer
+
+SPECIALS = 2  # <s> and </s> of a text
+_MIXED_GROWTH = 1.25  # a mixed text is longer than its original: translations are cut into more pieces
+
+
+class TaskConfig(Section):
+    """What every task has: its part of its side's tokens, and the factor of its loss."""
+
+    weight: float = Field(1.0, gt=0)
+    loss_weight: float = Field(1.0, ge=0)
+
+
+class MaskedConfig(TaskConfig):
+    """MMLM and TLM: the rate at which tokens are predicted."""
+
+    mask_rate: float = Field(0.15, gt=0, lt=1)
+
+
+class CrossAttentionMaskedConfig(TaskConfig):
+    """CAMLM: the rate is per side; chosen tokens are always shown as <mask>."""
+
+    mask_rate: float = Field(0.25, gt=0, lt=1)
+
+
+class MixedAlignmentConfig(TaskConfig):
+    """Mixed-language alignment: the part of the translatable phrases that are translated."""
+
+    replacement_rate: float = Field(0.7, gt=0, le=1)
+
+
+class TasksConfig(Section):
+    """The tasks of a recipe; one that is left out is off."""
+
+    mmlm: MaskedConfig | None = None
+    tlm: MaskedConfig | None = None
+    camlm: CrossAttentionMaskedConfig | None = None
+    translation_alignment: TaskConfig | None = None
+    mixed_alignment: MixedAlignmentConfig | None = None
+
+    def enabled(self) -> dict[str, TaskConfig]:
+        """Name -> settings of the tasks that are on, in the order of the table."""
+        return {name: getattr(self, name) for name in TASKS if getattr(self, name) is not None}
+
+
+class TextSegment(NamedTuple):
+    """One text of a record as the store holds it."""
+
+    language: int  # number of the language
+    ids: np.ndarray  # (n,) int32, without special tokens
+    text: str
+    group: int  # equal for the same sentence and for translations of one sentence
+
+
+class Material(NamedTuple):
+    """What a task's function may draw on."""
+
+    tokenizer: Tokenizer
+    lexicon: Lexicon | None
+    languages: tuple[str, ...]
+    maximum_tokens: int
+
+
+class Draw(NamedTuple):
+    """One record at one time: what keys its randomness, and the tokens that the planner set aside for it."""
+
+    seed: int
+    stream: int
+    stream_name: str
+    record: int
+    epoch: int
+    room: int
+
+    def random(self, site: str) -> np.random.Generator:
+        """The random numbers of this record and epoch for one use."""
+        return generator(self.seed, self.stream_name, self.record, self.epoch, site)
+
+
+class Made(NamedTuple):
+    """An example, or None where the record gives none; and how its text was mixed, where it was."""
+
+    example: Example | None
+    mixed: MixedText | None = None
+
+
+Room = Callable[[Sequence[np.ndarray], int], np.ndarray]
+Make = Callable[[Sequence[TextSegment], Draw, Material, "TaskConfig"], Made]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row of the table."""
+
+    name: str
+    side: Literal["monolingual", "bilingual"]  # whose budget it spends
+    reads: Literal["sentences", "texts", "pairs"]  # monolingual corpora; every text; pairs of translations
+    loss: Literal["masked", "alignment"]
+    room: Room  # lengths of the segments [(n,), ...], longest document -> tokens to set aside (n,)
+    make: Make
+    needs_lexicon: bool = False
+
+
+def _room_of_text(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
+    return np.minimum(lengths[0] + SPECIALS, maximum)
+
+
+def _room_of_pair(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
+    return np.minimum(lengths[0] + lengths[1] + 2 * SPECIALS, maximum)
+
+
+def _room_of_two_texts(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
+    return _room_of_text(lengths[:1], maximum) + _room_of_text(lengths[1:], maximum)
+
+
+def _room_of_text_and_mixed(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
+    mixed = (lengths[0] * _MIXED_GROWTH).astype(np.int64) + 2 + SPECIALS
+    return _room_of_text(lengths, maximum) + np.minimum(mixed, maximum)
+
+
+def make_mmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+    """Multilingual masked language modelling: [x | -], masked tokens of x are predicted (BERT, XLM-R)."""
+    assert isinstance(config, MaskedConfig)
+    (segment,) = segments
+    masked = corrupt(
+        segment.ids[: material.maximum_tokens - SPECIALS],
+        config.mask_rate,
+        material.tokenizer.mask,
+        draw.random("mask"),
+    )
+    ids = _wrapped(masked.shown, material.tokenizer)
+    document = _context(ids, segment.language, masked.predicted + 1, masked.targets)
+    return Made(Example(draw.stream, [document]))
+
+
+def make_tlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+    """Translation language modelling: [x y | -], masked tokens of both are predicted (XLM, Conneau 2019)."""
+    assert isinstance(config, MaskedConfig)
+    tokenizer = material.tokenizer
+    first, second = _ordered(segments, draw)
+    left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
+    both = corrupt(np.concatenate([left, right]), config.mask_rate, tokenizer.mask, draw.random("mask"))
+    x, y = _wrapped(both.shown[: len(left)], tokenizer), _wrapped(both.shown[len(left) :], tokenizer)
+    y[0] = tokenizer.eos
+    predicted = both.predicted + 1 + SPECIALS * (both.predicted >= len(left))
+    language = np.repeat([first.language, second.language], [len(x), len(y)])
+    return Made(
+        Example(draw.stream, [_context(np.concatenate([x, y]), language, predicted, both.targets)])
+    )
+
+
+def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+    """Cross-attention masked language modelling (ERNIE-M, Ouyang et al., 2021).
+
+    A masked token of one side is predicted from the unmasked tokens of the OTHER side, so the pair becomes two
+    documents, [y unmasked | x masked] and [x unmasked | y masked]: the own side's context is in the other
+    document and can not leak at any depth. Tokens keep their positions of the pair layout.
+    """
+    assert isinstance(config, CrossAttentionMaskedConfig)
+    tokenizer = material.tokenizer
+    first, second = _ordered(segments, draw)
+    left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
+    x, y = _wrapped(left, tokenizer), _wrapped(right, tokenizer)
+    y[0] = tokenizer.eos
+    random = draw.random("mask")
+    x_masked = choose(len(left), config.mask_rate, random) + 1
+    y_masked = choose(len(right), config.mask_rate, random) + 1
+    x_positions = np.arange(len(x)) + FIRST_POSITION
+    y_positions = np.arange(len(y)) + FIRST_POSITION + len(x)
+    return Made(
+        Example(
+            draw.stream,
+            [
+                _reading(y, y_positions, y_masked, second.language, x, x_positions, x_masked, first.language, tokenizer),
+                _reading(x, x_positions, x_masked, first.language, y, y_positions, y_masked, second.language, tokenizer),
+            ],
+        )
+    )  # fmt: skip
+
+
+def make_translation_alignment(
+    segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
+) -> Made:
+    """Contrastive alignment of a sentence with its translation (InfoXLM, LaBSE)."""
+    documents = [
+        _context(_wrapped(segment.ids[: material.maximum_tokens - SPECIALS], material.tokenizer), segment.language)
+        for segment in _ordered(segments, draw)
+    ]
+    return Made(Example(draw.stream, documents, pairs=[(0, 1)], group=segments[0].group))
+
+
+def make_mixed_alignment(
+    segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
+) -> Made:
+    """Contrastive alignment of a text with its mixed-language form (US20220019743A1), either side at random."""
+    assert isinstance(config, MixedAlignmentConfig) and material.lexicon is not None
+    (segment,) = segments
+    language = material.languages[segment.language]
+    mixed = mix(segment.text, language, material.lexicon, config.replacement_rate, draw.random("mixing"))
+    if mixed is None:
+        return Made(None)
+    original = _wrapped(segment.ids[: material.maximum_tokens - SPECIALS], material.tokenizer)
+    (mixed_ids,) = material.tokenizer.encode([mixed.text])
+    mixed_ids = _wrapped(mixed_ids[: draw.room - len(original) - SPECIALS], material.tokenizer)
+    documents = [_context(original, segment.language), _context(mixed_ids, segment.language)]
+    if draw.random("side").random() < 0.5:
+        documents.reverse()
+    return Made(Example(draw.stream, documents, pairs=[(0, 1)], group=segment.group), mixed)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("mmlm", "monolingual", "sentences", "masked", _room_of_text, make_mmlm),
+        Task("tlm", "bilingual", "pairs", "masked", _room_of_pair, make_tlm),
+        Task("camlm", "bilingual", "pairs", "masked", _room_of_pair, make_camlm),
+        Task(
+            "translation_alignment",
+            "bilingual",
+            "pairs",
+            "alignment",
+            _room_of_two_texts,
+            make_translation_alignment,
+        ),
+        Task(
+            "mixed_alignment",
+            "monolingual",
+            "texts",
+            "alignment",
+            _room_of_text_and_mixed,
+            make_mixed_alignment,
+            needs_lexicon=True,
+        ),
+    )
+}
+
+
+def _wrapped(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """<s> ids </s>."""
+    return np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(np.int32)
+
+
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
+def _context(
+    ids: np.ndarray,
+    language: int | np.ndarray,
+    predicted: np.ndarray = _NOTHING,
+    targets: np.ndarray = _NOTHING,
+) -> Document:
+    """A document in which every token sees every token."""
+    return Document(ids, np.arange(len(ids)) + FIRST_POSITION, language, len(ids), predicted, targets)
+
+
+def _reading(
+    seen: np.ndarray,
+    seen_positions: np.ndarray,
+    seen_masked: np.ndarray,
+    seen_language: int,
+    read: np.ndarray,
+    read_positions: np.ndarray,
+    read_masked: np.ndarray,
+    read_language: int,
+    tokenizer: Tokenizer,
+) -> Document:
+    """[unmasked tokens of ``seen`` | masked tokens of ``read``]: one half of CAMLM."""
+    context = np.delete(np.arange(len(seen)), seen_masked)
+    readers = len(read_masked)
+    return Document(
+        np.concatenate([seen[context], np.full(readers, tokenizer.mask, dtype=np.int32)]),
+        np.concatenate([seen_positions[context], read_positions[read_masked]]),
+        np.repeat([seen_language, read_language], [len(context), readers]),
+        len(context),
+        len(context) + np.arange(readers),
+        read[read_masked],
+    )
+
+
+def _ordered(segments: Sequence[TextSegment], draw: Draw) -> tuple[TextSegment, TextSegment]:
+    """Both orders of a pair occur with equal probability (InfoXLM)."""
+    first, second = segments
+    return (first, second) if draw.random("order").random() < 0.5 else (second, first)
+
+
+def _fitted(left: np.ndarray, right: np.ndarray, maximum: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shorten the longer side first until the pair fits into ``maximum`` tokens with its four special ones."""
+    room = maximum - 2 * SPECIALS
+    if len(left) + len(right) <= room:
+        return left, right
+    if len(left) >= len(right):
+        kept = max(room - len(right), room - room // 2)
+        return left[:kept], right[: room - kept]
+    kept = max(room - len(left), room - room // 2)
+    return left[: room - kept], right[:kept]
