@@ -1,4 +1,4 @@
-"""Surroundings of every test: one thread per process, no network, and the known noise of torch's collectives silenced."""
+"""Surroundings of every test: one thread per process, no network, known noise of torch silenced."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The run: configuration, engine, steps, checkpoints, telemetry, evaluation, export. Nothing imports it."""
