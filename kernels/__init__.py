@@ -1,0 +1,19 @@
+"""Losses that would otherwise fill the memory, each beside the dense definition it is held to.
+
+transformers probes a Hugging Face package that is also called ``kernels`` and, where that one is not
+installed, finds this one: it imports it and looks for a version. So this module stays cheap, carries no
+version, and answers an unknown name in a way that a probe understands and a person can act on.
+"""
+
+from typing import NoReturn
+
+
+def __getattr__(name: str) -> NoReturn:
+    """Refuse a name that is not here: a probe's dunder as usual, anything else with the remedy."""
+    if name.startswith("__") and name.endswith("__"):
+        raise AttributeError(f"module 'kernels' has no attribute {name!r}")
+    raise ImportError(
+        f"cannot import name {name!r} from 'kernels': this is Calque's folder of losses, not the Hugging Face "
+        "package of that name. If the Hugging Face package was meant, uninstall it (pip uninstall kernels) or "
+        "run from another folder; a checkout of Calque does not need it."
+    )

@@ -1,0 +1,50 @@
+"""The one rule that chooses which implementation of an operation runs.
+
+Every operation offers some of ``reference`` (dense torch, the definition), ``streaming`` (torch, small in
+memory), ``triton`` and ``cuda`` under one public function. "auto" takes what the operation recommends and says
+so once; an explicit choice is taken or refused, never replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Final, Literal, get_args
+
+Implementation = Literal["auto", "reference", "streaming", "triton", "cuda"]
+
+logger: Final = logging.getLogger(__name__)
+_taken_by_auto: dict[str, str] = {}
+
+
+class ImplementationUnavailable(RuntimeError):
+    """The implementation that was asked for does not exist for this operation or on this machine."""
+
+
+def choose(operation: str, requested: str, available: Collection[str], recommended: str) -> str:
+    """Return the name of the implementation of ``operation`` that runs.
+
+    ``available`` are the implementations that can run here, ``recommended`` the one of them that "auto" takes;
+    the first time, and whenever it changes, it is logged. Raises ValueError for a name that means nothing and
+    ImplementationUnavailable, with the remedy, for one that can not run here.
+    """
+    if requested not in get_args(Implementation):
+        raise ValueError(
+            f"{operation}: unknown implementation {requested!r}; choose one of {', '.join(get_args(Implementation))}"
+        )
+    if requested == "auto":
+        if _taken_by_auto.get(operation) != recommended:
+            _taken_by_auto[operation] = recommended
+            logger.info("%s: auto took the %s implementation", operation, recommended)
+        return recommended
+    if requested not in available:
+        raise ImplementationUnavailable(
+            f"{operation}: the {requested!r} implementation is not available here; "
+            f"choose one of {', '.join(sorted(available))}, or 'auto'"
+        )
+    return requested
+
+
+def taken_by_auto() -> dict[str, str]:
+    """Return operation -> implementation for what "auto" has taken so far in this process."""
+    return dict(_taken_by_auto)

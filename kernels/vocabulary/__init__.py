@@ -1,0 +1,53 @@
+"""vocabulary_loss: linear layer and cross entropy over the vocabulary at the predicted positions.
+
+    z = hidden @ table^T + bias        loss_i = logsumexp_v z_iv - z_i,target(i)
+
+M predicted positions, D width, V vocabulary. The matrix products run in the inputs' dtype (with the float32
+accumulation of the hardware); everything after them is float32, because exp and log in bfloat16 are off by
+several hundredths (float64 inputs stay float64).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kernels.implementation import choose
+from kernels.vocabulary.reference import vocabulary_loss_reference
+from kernels.vocabulary.streaming import vocabulary_loss_streaming
+
+__all__ = ["VocabularyLoss", "vocabulary_loss"]
+
+_IMPLEMENTATIONS = {"reference": vocabulary_loss_reference, "streaming": vocabulary_loss_streaming}
+
+
+class VocabularyLoss(NamedTuple):
+    """What ``vocabulary_loss`` returns."""
+
+    losses: Tensor  # (M,) float32 (float64 for float64 inputs), differentiable
+    correct: Tensor  # (M,) bool: no id scores higher than the target; without gradient
+
+
+def vocabulary_loss(
+    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, *, implementation: str = "auto"
+) -> VocabularyLoss:
+    """Return the cross entropy of ``targets`` (M,) under ``hidden`` (M, D) @ ``table`` (V, D)^T + ``bias`` (V,).
+
+    ``hidden``, ``table`` and ``bias`` have one dtype. Without predicted positions (M = 0) the result is empty
+    and still joins hidden, table and bias to the graph, with gradient zero. Under ZeRO-3 call it inside the
+    forward of the module that owns the table: the backward reads the table again.
+    """
+    if hidden.ndim != 2 or table.ndim != 2 or hidden.shape[1] != table.shape[1]:
+        raise ValueError(f"hidden {tuple(hidden.shape)} and table {tuple(table.shape)} are not (M, D) and (V, D)")
+    if bias.shape != table.shape[:1] or targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"bias {tuple(bias.shape)} is not ({table.shape[0]},) or targets {tuple(targets.shape)} not ({hidden.shape[0]},)"
+        )
+    if not hidden.dtype == table.dtype == bias.dtype:
+        raise ValueError(f"hidden, table and bias differ in dtype: {hidden.dtype}, {table.dtype}, {bias.dtype}")
+    chosen = choose("vocabulary_loss", implementation, _IMPLEMENTATIONS, "streaming")
+    with torch.autocast(hidden.device.type, enabled=False):
+        losses, correct = _IMPLEMENTATIONS[chosen](hidden, table, bias, targets)
+    return VocabularyLoss(losses, correct)
