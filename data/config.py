@@ -165,7 +165,7 @@ class TrainTokenizerConfig(Section):
 
 
 class TokenizerConfig(_Alternatives):
-    """Either train a tokenizer, or use the one of a Hugging Face model folder (special ids as XLM-R has them)."""
+    """Either train a tokenizer, or use the one of a Hugging Face model folder (XLM-R special ids)."""
 
     train: TrainTokenizerConfig | None = None
     path: Text | None = None

@@ -21,7 +21,7 @@ COMMAND_LINE = "--set"
 
 
 class UserError(Exception):
-    """A message for the person at the keyboard: what is wrong and the remedy. Commands print it and exit with 2."""
+    """A message for the person at the keyboard: what is wrong, and the remedy. Commands exit with 2."""
 
 
 class Section(BaseModel):
@@ -35,7 +35,7 @@ S = TypeVar("S", bound=BaseModel)
 
 @dataclass(frozen=True)
 class RawRecipe:
-    """What was written, before it is checked. `origins` and `lines` have dotted keys ("corpora.news.path")."""
+    """What was written, before it is checked. `origins` and `lines` are keyed ("corpora.news.path")."""
 
     path: Path
     values: dict[str, Any]
@@ -60,7 +60,7 @@ for _tag, _pattern, _first in (
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> RawRecipe:
-    """The recipe at `path`, each override "a.b=c" applied (c is YAML). Raises UserError if it can not be read."""
+    """The recipe at `path`, each override "a.b=c" applied (c is YAML). UserError if it can not be read."""
     path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -97,7 +97,7 @@ def parse_recipe(raw: RawRecipe, cls: type[S], *, other_sections: bool = False) 
 
 
 def resolved_with_origins(config: BaseModel, raw: RawRecipe) -> str:
-    """The whole recipe as YAML that reads back as `config`; a comment on each leaf says where it came from."""
+    """The whole recipe as YAML that reads back as `config`; comments say where each value came from."""
     rows = list(_yaml_rows(config.model_dump(mode="json"), "", "", raw.origins))
     width = min(max((len(text) for text, origin in rows if origin), default=0), 70)
     return "".join(f"{text.ljust(width)}  # {origin}\n" if origin else f"{text}\n" for text, origin in rows)
