@@ -1,0 +1,70 @@
+"""One layer of the encoder: self-attention and feed-forward, each added to its input and then normalised (post-norm).
+
+    h = LayerNorm(x + Attention(x))        y = LayerNorm(h + W2 gelu(W1 h))
+
+as in the Transformer (Vaswani et al. 2017), BERT and XLM-R, with the exact GELU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.attention import attention
+from model.config import EncoderConfig
+from model.layout import Layout
+
+LayerNormClass = Callable[..., nn.Module]
+"""``(width, eps=...) -> module``: torch.nn.LayerNorm, or a fused one of the same parameters and mathematics."""
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention within each document; queries, keys and values are one linear layer."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.shape = (3, config.heads, config.head_width)
+        self.projection = nn.Linear(
+            config.width, 3 * config.width
+        )  # rows: queries, keys, values; each head by head
+        self.output = nn.Linear(config.width, config.width)
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """(R, D) -> (R, D)."""
+        projected = self.projection(hidden).unflatten(-1, self.shape)  # (R, 3, H, W)
+        mixed: Tensor = self.output(attention(projected, layout).flatten(1))
+        return mixed
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with the exact GELU in between."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.width, config.feed_forward)
+        self.outer = nn.Linear(config.feed_forward, config.width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(R, D) -> (R, D)."""
+        out: Tensor = self.outer(F.gelu(self.inner(hidden)))
+        return out
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward, both post-norm."""
+
+    def __init__(self, config: EncoderConfig, layer_norm: LayerNormClass = nn.LayerNorm) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_norm = layer_norm(config.width, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = layer_norm(config.width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """(R, D) -> (R, D)."""
+        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, layout)))
+        normalised: Tensor = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
+        return normalised

@@ -1,0 +1,119 @@
+"""PretrainingModel: the encoder and its heads, one forward for all training tasks of a microbatch."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.config import EncoderConfig
+from model.encoder import Encoder
+from model.heads import InverseTemperature, MaskedTokenHead, sentence_vectors
+from model.layer import LayerNormClass
+
+
+class Batch(Protocol):
+    """The columns of a microbatch that the model reads; ``data.batch.PackedBatch`` is one."""
+
+    @property
+    def token_ids(self) -> Tensor: ...  # noqa: D102
+    @property
+    def position_ids(self) -> Tensor: ...  # noqa: D102
+    @property
+    def document_starts(self) -> Tensor: ...  # noqa: D102
+    @property
+    def context_lengths(self) -> Tensor: ...  # noqa: D102
+    @property
+    def predicted(self) -> Tensor: ...  # noqa: D102
+    @property
+    def targets(self) -> Tensor: ...  # noqa: D102
+    @property
+    def sentence_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def sentence_documents(self) -> int: ...  # noqa: D102
+
+
+class PretrainingOutput(NamedTuple):
+    """What the objectives read. A NamedTuple and not a dataclass: ZeRO-3's hooks look into tuples only."""
+
+    prediction_losses: Tensor  # (M,) float32
+    predictions_correct: Tensor  # (M,) bool
+    sentence_vectors: Tensor  # (sentence_documents, D) float32, unit length
+    inverse_temperature: Tensor  # () float32, within [1, 100]
+
+
+class PretrainingModel(nn.Module):
+    """Encoder, masked-token head (its table is the encoder's), sentence vectors and their temperature.
+
+    Weights depend on ``seed`` alone. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``;
+    ``checkpoint_layers`` trades time for memory. Works on the meta device.
+    """
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        initial_temperature: float = 0.05,
+        *,
+        learn_temperature: bool = True,
+        seed: int = 0,
+        layer_norm: LayerNormClass = nn.LayerNorm,
+        checkpoint_layers: bool = False,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config, layer_norm=layer_norm, checkpoint_layers=checkpoint_layers)
+        self.head = MaskedTokenHead(config, layer_norm)
+        self.temperature = InverseTemperature(initial_temperature, learn_temperature)
+        initialise(self, config, seed)
+
+    def forward(self, batch: Batch, sentence_vectors_only: bool = False) -> PretrainingOutput:
+        """Hidden states of the whole stream, losses at its predicted positions, vectors of its first documents.
+
+        ``sentence_vectors_only`` runs the encoder on tokens [0, sentence_tokens) alone and predicts nothing.
+
+        Every trainable parameter is in the graph of ``prediction_losses``, also where nothing is predicted and
+        nothing compared: ZeRO-3 would apply the last step's gradient again to one that is not. So a training
+        loss must always contain ``prediction_losses.sum()``, empty or not.
+        """
+        documents = batch.sentence_documents
+        tokens = batch.sentence_tokens if sentence_vectors_only else len(batch.token_ids)
+        counted = documents if sentence_vectors_only else len(batch.context_lengths)
+        hidden = self.encoder(
+            batch.token_ids[:tokens],
+            batch.position_ids[:tokens],
+            batch.document_starts[: counted + 1],
+            batch.context_lengths[:counted],
+        )
+        vectors = sentence_vectors(hidden[: batch.sentence_tokens], batch.document_starts[: documents + 1])
+        inverse_temperature = self.temperature(hidden)
+        if sentence_vectors_only:
+            nothing = vectors.new_empty(0)
+            return PretrainingOutput(nothing, nothing.bool(), vectors, inverse_temperature)
+        losses, correct = self.head(
+            hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, batch.targets
+        )
+        return PretrainingOutput(losses + 0.0 * inverse_temperature, correct, vectors, inverse_temperature)
+
+
+def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
+    """Fill matrices from a normal of ``initializer_std``; zero the tables' rows of padding, as in XLM-R.
+
+    Biases and norms are left as torch makes them, zeros and ones. Every matrix is drawn on the CPU in float32
+    from a generator of its own, keyed by ``seed`` and its name, so its values depend neither on the device nor on
+    what else the model holds. On the meta device there is nothing to fill.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            continue
+        with torch.no_grad():
+            if parameter.ndim == 2:
+                key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
+                generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+                drawn = torch.empty(parameter.shape).normal_(0.0, config.initializer_std, generator=generator)
+                if name.endswith(("word.weight", "position.weight")):
+                    drawn[config.pad_id] = 0.0
+                parameter.copy_(drawn)
+            elif name.endswith("bias"):
+                parameter.zero_()
