@@ -13,7 +13,7 @@ def __getattr__(name: str) -> NoReturn:
     if name.startswith("__") and name.endswith("__"):
         raise AttributeError(f"module 'kernels' has no attribute {name!r}")
     raise ImportError(
-        f"cannot import name {name!r} from 'kernels': this is Calque's folder of losses, not the Hugging Face "
-        "package of that name. If the Hugging Face package was meant, uninstall it (pip uninstall kernels) or "
-        "run from another folder; a checkout of Calque does not need it."
+        f"cannot import name {name!r} from 'kernels': this is Calque's folder of losses, not the Hugging "
+        "Face package of that name. Where that one is meant, run from another folder; where transformers asks "
+        "for it, uninstall it (pip uninstall kernels): Calque does not need it."
     )

@@ -1,8 +1,8 @@
 """The one rule that chooses which implementation of an operation runs.
 
 Every operation offers some of ``reference`` (dense torch, the definition), ``streaming`` (torch, small in
-memory), ``triton`` and ``cuda`` under one public function. "auto" takes what the operation recommends and says
-so once; an explicit choice is taken or refused, never replaced.
+memory), ``triton`` and ``cuda`` under one public function. "auto" takes what the operation recommends and
+says so once; an explicit choice is taken or refused, never replaced.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ class ImplementationUnavailable(RuntimeError):
 def choose(operation: str, requested: str, available: Collection[str], recommended: str) -> str:
     """Return the name of the implementation of ``operation`` that runs.
 
-    ``available`` are the implementations that can run here, ``recommended`` the one of them that "auto" takes;
-    the first time, and whenever it changes, it is logged. Raises ValueError for a name that means nothing and
-    ImplementationUnavailable, with the remedy, for one that can not run here.
+    ``available`` are the implementations that can run here, ``recommended`` the one of them that "auto"
+    takes; the first time, and whenever it changes, it is logged. Raises ValueError for a name that means
+    nothing and ImplementationUnavailable, with the remedy, for one that can not run here.
     """
     if requested not in get_args(Implementation):
-        raise ValueError(
-            f"{operation}: unknown implementation {requested!r}; choose one of {', '.join(get_args(Implementation))}"
-        )
+        known = ", ".join(get_args(Implementation))
+        raise ValueError(f"{operation}: unknown implementation {requested!r}; choose one of {known}")
     if requested == "auto":
         if _taken_by_auto.get(operation) != recommended:
             _taken_by_auto[operation] = recommended

@@ -33,20 +33,25 @@ class VocabularyLoss(NamedTuple):
 def vocabulary_loss(
     hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, *, implementation: str = "auto"
 ) -> VocabularyLoss:
-    """Return the cross entropy of ``targets`` (M,) under ``hidden`` (M, D) @ ``table`` (V, D)^T + ``bias`` (V,).
+    """Return the cross entropy of ``targets`` (M,) under ``hidden`` (M, D), ``table`` (V, D), ``bias`` (V,).
 
     ``hidden``, ``table`` and ``bias`` have one dtype. Without predicted positions (M = 0) the result is empty
     and still joins hidden, table and bias to the graph, with gradient zero. Under ZeRO-3 call it inside the
     forward of the module that owns the table: the backward reads the table again.
     """
     if hidden.ndim != 2 or table.ndim != 2 or hidden.shape[1] != table.shape[1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} and table {tuple(table.shape)} are not (M, D) and (V, D)")
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and table {tuple(table.shape)} are not (M, D) and (V, D)"
+        )
     if bias.shape != table.shape[:1] or targets.shape != hidden.shape[:1]:
         raise ValueError(
-            f"bias {tuple(bias.shape)} is not ({table.shape[0]},) or targets {tuple(targets.shape)} not ({hidden.shape[0]},)"
+            f"bias {tuple(bias.shape)} or targets {tuple(targets.shape)} do not fit "
+            f"hidden {tuple(hidden.shape)} and table {tuple(table.shape)}"
         )
     if not hidden.dtype == table.dtype == bias.dtype:
-        raise ValueError(f"hidden, table and bias differ in dtype: {hidden.dtype}, {table.dtype}, {bias.dtype}")
+        raise ValueError(
+            f"hidden, table and bias differ in dtype: {hidden.dtype}, {table.dtype}, {bias.dtype}"
+        )
     chosen = choose("vocabulary_loss", implementation, _IMPLEMENTATIONS, "streaming")
     with torch.autocast(hidden.device.type, enabled=False):
         losses, correct = _IMPLEMENTATIONS[chosen](hidden, table, bias, targets)

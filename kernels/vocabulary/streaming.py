@@ -5,9 +5,10 @@ With p = softmax(z) and upstream gradient g_i of loss_i:
     d_i = p_i - onehot(target_i)
     d hidden_i = g_i d_i @ table      d table = d^T @ (g * hidden)      d bias = g @ d
 
-The upstream gradient scales rows of ``hidden``, not of d, so d can be made before g is known. A batch that fits
-the memory budget is one block: its logits are overwritten by d in the forward and kept, three matrix products
-in all. A larger one makes d again in the backward, block by block: four products and no memory that grows with M.
+The upstream gradient scales rows of ``hidden``, not of d, so d can be made before g is known. A batch that
+fits the memory budget is one block: its logits are overwritten by d in the forward and kept, three matrix
+products in all. A larger one makes d again in the backward, block by block: four products, and the memory does
+not grow with M.
 
 A block is sized for the matrix products; within it the float32 part runs over strips that stay in the
 processor's cache, which on a CPU is what makes it several times faster than the dense form.
@@ -29,15 +30,22 @@ BLOCK_BYTES = 128 * 2**20  # of logits in the inputs' dtype
 def vocabulary_loss_streaming(
     hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, *, block_bytes: int = BLOCK_BYTES
 ) -> tuple[Tensor, Tensor]:
-    """Return (losses (M,), correct (M,)), holding at most ``block_bytes`` of logits (at least one row of them)."""
+    """Return (losses (M,), correct (M,)), holding at most ``block_bytes`` of logits (at least one row)."""
     block = max(1, block_bytes // (table.shape[0] * table.element_size()))
-    return _VocabularyLoss.apply(hidden, table, bias, targets, block, torch.is_grad_enabled())  # type: ignore[no-any-return]
+    losses, correct = _VocabularyLoss.apply(hidden, table, bias, targets, block, torch.is_grad_enabled())
+    return losses, correct
 
 
 class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, block: int, with_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        table: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        block: int,
+        with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         keep = with_gradient and len(hidden) <= block
         losses = hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -91,7 +99,7 @@ class _VocabularyLoss(torch.autograd.Function):
 def _losses_of_block(
     logits: Tensor, targets: Tensor, losses: Tensor | None, correct: Tensor | None, *, overwrite: bool
 ) -> None:
-    """Fill ``losses`` and ``correct`` from ``logits`` (rows, V); ``overwrite`` turns these into p - onehot."""
+    """Fill ``losses`` and ``correct`` from ``logits`` (rows, V); ``overwrite`` makes these p - onehot."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     strip_bytes = 2**20 if logits.device.type == "cpu" else 2**26
     for rows in _pieces(len(logits), max(1, strip_bytes // (logits.shape[1] * wide.itemsize))):
