@@ -14,6 +14,6 @@ def __getattr__(name: str) -> NoReturn:
         raise AttributeError(f"module 'kernels' has no attribute {name!r}")
     raise ImportError(
         f"cannot import name {name!r} from 'kernels': this is Calque's folder of losses, not the Hugging "
-        "Face package of that name. Where that one is meant, run from another folder; where transformers asks "
-        "for it, uninstall it (pip uninstall kernels): Calque does not need it."
+        "Face package of that name. Where that one is meant, run from another folder; where transformers "
+        "asks for it, uninstall it (pip uninstall kernels): Calque does not need it."
     )

@@ -1,4 +1,4 @@
-"""The alignment loss in tiles of the similarities, never the whole of them, its gradients made in the forward.
+"""The alignment loss in tiles of the similarities, never the whole of them; gradients made in the forward.
 
 Pass 1 takes the logsumexp over the negatives of this rank's rows and of its columns, tile by tile; one
 exchange gives every rank the logarithms L of all rows and columns. Pass 2 makes each tile again:

@@ -7,8 +7,8 @@ With p = softmax(z) and upstream gradient g_i of loss_i:
 
 The upstream gradient scales rows of ``hidden``, not of d, so d can be made before g is known. A batch that
 fits the memory budget is one block: its logits are overwritten by d in the forward and kept, three matrix
-products in all. A larger one makes d again in the backward, block by block: four products, and the memory does
-not grow with M.
+products in all. A larger one makes d again in the backward, block by block: four products, and no memory that
+grows with M.
 
 A block is sized for the matrix products; within it the float32 part runs over strips that stay in the
 processor's cache, which on a CPU is what makes it several times faster than the dense form.

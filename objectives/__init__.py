@@ -1,0 +1,1 @@
+"""Training objectives: what the model returned and its batch, to sums and counts per stream."""

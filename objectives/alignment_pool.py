@@ -1,0 +1,78 @@
+"""AlignmentPool: all pairs of a step are each other's negatives, also where a rank has several microbatches.
+
+    pool = AlignmentPool(weights, ranks=group)
+    for batch in microbatches:                          # first pass: no gradient, sentence documents only
+        pool.collect(model(batch, sentence_vectors_only=True), batch)
+    alignment = pool.solve()                            # one kernel call over microbatches and ranks
+    for number, batch in enumerate(microbatches):       # second pass: the ordinary forward and backward
+        output = model(batch)
+        (masked_token_loss(output, batch, S).sums @ weights + pool.surrogate(number, output)).backward()
+
+The loss depends on a microbatch's weights only through its sentence vectors v, so with the constant g = dL/dv
+the gradient of sum(v * g) is the gradient of L. The same as one pool without microbatches, as long as both
+passes give the same vectors: no dropout.
+
+Source: gradient caching, Gao et al. 2021 ("Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup").
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from data.batch import PackedBatch
+from model.pretraining import PretrainingOutput
+from objectives.alignment import Alignment, Pairs, align, pairs_of
+
+
+class AlignmentPool:
+    """The sentence vectors of one step of this rank, then their gradients."""
+
+    def __init__(
+        self, weights: Tensor, *, ranks: ProcessGroup | None = None, implementation: str = "auto"
+    ) -> None:
+        """``weights`` (S,) per stream, ``ranks`` and ``implementation`` as in ``sentence_alignment``."""
+        self._weights = weights
+        self._ranks = ranks
+        self._implementation = implementation
+        self._vectors: list[Tensor] = []
+        self._pairs: list[Pairs] = []
+        self._gradients: tuple[Tensor, ...] = ()
+
+    def collect(self, output: PretrainingOutput, batch: PackedBatch) -> None:
+        """Keep the sentence vectors of the rank's next microbatch, without their graph."""
+        documents_before = sum(map(len, self._vectors))
+        self._vectors.append(output.sentence_vectors.detach())
+        self._inverse_temperature = output.inverse_temperature.detach()
+        pairs = pairs_of(batch)
+        self._pairs.append(pairs._replace(documents=pairs.documents + documents_before))
+
+    def solve(self) -> Alignment:
+        """Return the loss of the rank's pairs in the pool of the step, detached; every rank must call."""
+        with torch.enable_grad():
+            vectors = torch.cat(self._vectors).requires_grad_()
+            inverse_temperature = self._inverse_temperature.requires_grad_()
+            total, report = align(
+                vectors,
+                inverse_temperature,
+                Pairs(*map(torch.cat, zip(*self._pairs, strict=True))),
+                self._weights,
+                ranks=self._ranks,
+                implementation=self._implementation,
+            )
+            of_vectors, of_temperature = torch.autograd.grad(total, (vectors, inverse_temperature))
+        self._gradients = of_vectors.split([len(part) for part in self._vectors])
+        self._gradient_of_temperature = of_temperature
+        return Alignment(total.detach(), report)
+
+    def surrogate(self, microbatch: int, output: PretrainingOutput) -> Tensor:
+        """Return a number () whose gradient is the loss's, for microbatch 0, 1, ... in the order of collect.
+
+        Its value means nothing. The temperature's gradient is the step's and rides on microbatch 0; in the
+        others it is multiplied by zero, so that the graph is the same everywhere.
+        """
+        of_temperature = self._gradient_of_temperature * float(microbatch == 0)
+        of_vectors = (output.sentence_vectors * self._gradients[microbatch]).sum()
+        return of_vectors + output.inverse_temperature * of_temperature
