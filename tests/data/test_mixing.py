@@ -1,0 +1,125 @@
+"""Invariants: at least two languages or nothing; translations come from every dictionary that holds the word;
+languages without spaces are searched by longest match; placeholders and case survive."""
+
+from pathlib import Path
+
+import pytest
+
+from data.keys import generator
+from data.lexicon import Lexicon
+from data.mixing import mix
+from data.recipe import UserError
+
+ENTRIES = [
+    ("de", "lock", "Schloss"), ("fr", "lock", "serrure"), ("zh", "media player", "媒体播放器"),
+    ("ja", "media player", "メディア プレーヤー"), ("ja", "lock", "ロック"), ("de", "media player", "Medienplayer"),
+    ("th", "cat", "แมว"), ("de", "cat", "Katze"), ("ar", "cat", "قطة"), ("hi", "cat", "बिल्ली"), ("el", "cat", "γάτα"),
+    ("ru", "cat", "кошка"), ("ko", "cat", "고양이"), ("he", "cat", "חתול"), ("tr", "cat", "kedi"), ("vi", "cat", "mèo"),
+    ("zh", "cat", "猫咪"), ("ja", "cat", "子猫"), ("de", "name", "Name"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    return Lexicon(ENTRIES)
+
+
+def mixed(lexicon, text, language, rate=1.0, seed=0):
+    return mix(text, language, lexicon, rate, generator("test", seed))
+
+
+def test_every_dictionary_that_holds_the_word_is_drawn_from(lexicon):
+    found = {mixed(lexicon, "the lock is open", "en", seed=i).text for i in range(60)}
+    assert found == {f"the {word} is open" for word in ("Schloss", "serrure", "ロック")}
+
+
+def test_another_language_is_translated_into_english_and_through_it(lexicon):
+    found = {mixed(lexicon, "La serrure bloque", "fr", seed=i).text for i in range(60)}
+    assert found == {f"La {word} bloque" for word in ("lock", "Schloss", "ロック")}
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "word"),
+    [
+        ("zh", "在媒体播放器上播放", "媒体播放器"),
+        ("ja", "子猫がいる", "子猫"),
+        ("th", "ฉันมีแมวสองตัว", "แมว"),
+        ("ar", "لدي قطة صغيرة", "قطة"),
+        ("hi", "मेरी बिल्ली सोती है", "बिल्ली"),
+        ("el", "η γάτα κοιμάται", "γάτα"),
+        ("ru", "моя кошка спит", "кошка"),
+        ("ko", "제 고양이 입니다", "고양이"),
+        ("he", "יש לי חתול קטן", "חתול"),
+        ("tr", "benim kedi uyuyor", "kedi"),
+        ("vi", "con mèo ngủ", "mèo"),
+        ("de", "meine Katze schläft", "Katze"),
+        ("en", "my cat sleeps", "cat"),
+    ],
+)
+def test_a_word_is_found_in_its_language_and_replaced(lexicon, language, text, word):
+    result = mixed(lexicon, text, language)
+    assert result is not None and result.languages == 2 and result.replaced == result.translatable == 1
+    before, after = text.split(word)
+    assert result.text.startswith(before) and result.text.endswith(after)
+    assert word not in result.text
+
+
+def test_the_longest_phrase_wins(lexicon):
+    (match,) = lexicon.words("en", "the media player").matches
+    assert (match.start, match.end) == (4, 16)
+    assert {language for language, _ in match.translations} == {"zh", "ja", "de"}
+
+
+def test_a_word_of_another_script_is_set_off_where_the_text_has_no_spaces(lexicon):
+    texts = {mixed(lexicon, "在媒体播放器上播放", "zh", seed=i).text for i in range(40)}
+    assert texts == {"在 media player 上播放", "在 Medienplayer 上播放", "在メディア プレーヤー上播放"}
+
+
+def test_a_text_without_a_translatable_word_is_rejected(lexicon):
+    assert mixed(lexicon, "nothing to see here", "en") is None
+    assert mixed(lexicon, "", "en") is None
+    assert mixed(lexicon, "12 %s ...", "en") is None
+
+
+def test_a_text_that_would_end_in_one_language_is_rejected(lexicon):
+    assert mixed(lexicon, "Cat!", "en") is None
+
+
+def test_placeholders_and_markup_are_left_alone(lexicon):
+    result = mixed(lexicon, "%(cat)s {cat} <cat> https://cat.org the cat", "en")
+    assert result is not None and result.replaced == 1
+    assert result.text.startswith("%(cat)s {cat} <cat> https://cat.org the ")
+
+
+def test_a_translation_that_looks_the_same_is_none(lexicon):
+    assert mixed(lexicon, "the name of it", "en") is None
+
+
+def test_capitals_are_carried_over(lexicon):
+    found = {mixed(lexicon, "Cat one", "en", seed=i).text for i in range(200)}
+    assert {"Katze one", "Kedi one", "Mèo one", "Кошка one"} <= found
+    assert "KEDI one" in {mixed(lexicon, "CAT one", "en", seed=i).text for i in range(200)}
+
+
+def test_the_rate_is_that_of_translatable_phrases(lexicon):
+    text = "a cat and a lock " * 50
+    results = [mixed(lexicon, text, "en", rate=0.7, seed=i) for i in range(30)]
+    replaced = sum(result.replaced for result in results) / sum(result.translatable for result in results)
+    assert abs(replaced - 0.7) < 0.03
+
+
+def test_the_demo_lexicon_mixes_most_demo_text():
+    lexicon = Lexicon.load([Path("data/corpora/demo/lexicon.tsv.gz")])
+    assert len(lexicon.languages) == 22
+    text = "The lock is no longer in Bluetooth range. Move the lock or adapter and try again."
+    result = mixed(lexicon, text, "en", rate=0.7)
+    assert result is not None and result.languages >= 3
+
+
+def test_a_bad_lexicon_names_file_and_line(tmp_path):
+    path = tmp_path / "lexicon.tsv"
+    path.write_text("de\tcat\tKatze\nde\tdog\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"lexicon\.tsv, line 2: expected language, English and translation"):
+        Lexicon.load([path])
+    with pytest.raises(UserError, match="Check the path under 'lexicons'"):
+        Lexicon.load([tmp_path / "none.tsv"])

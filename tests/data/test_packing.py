@@ -1,0 +1,54 @@
+"""Invariants: every document keeps its tokens, compared documents stand first, the tail is one document of padding."""
+
+import numpy as np
+import pytest
+
+from data.packing import Document, Example, pack
+
+
+def document(ids, context=None, predicted=(), language=3):
+    ids = np.array(ids, dtype=np.int32)
+    context = len(ids) if context is None else context
+    where = np.array(predicted, dtype=np.int64)
+    return Document(ids, np.arange(len(ids)) + 2, language, context, where, ids[where])
+
+
+def test_documents_lie_end_to_end_and_compared_ones_first():
+    plain = Example(0, [document([10, 11, 12], predicted=[1])])
+    pair = Example(1, [document([20, 21]), document([30])], pairs=[(0, 1)], group=2**63 + 5)
+    readers = Example(2, [document([40, 41, 42, 43], context=2, predicted=[2, 3])])
+    packed = pack([plain, pair, readers], 16, pad_id=1)
+    assert packed["token_ids"].tolist() == [20, 21, 30, 10, 11, 12, 40, 41, 42, 43, 1, 1, 1, 1, 1, 1]
+    assert packed["document_starts"].tolist() == [0, 2, 3, 6, 10, 16]
+    assert packed["context_lengths"].tolist() == [2, 1, 3, 2, 6]
+    assert packed["predicted"].tolist() == [4, 8, 9]
+    assert packed["targets"].tolist() == [11, 42, 43]
+    assert packed["prediction_stream"].tolist() == [0, 2, 2]
+    assert packed["pairs"].tolist() == [[0, 1]]
+    assert packed["pair_stream"].tolist() == [1]
+    assert packed["pair_groups"].view(np.uint64).tolist() == [2**63 + 5]
+    assert (packed["sentence_tokens"], packed["sentence_documents"]) == (3, 2)
+
+
+def test_pairs_of_later_examples_name_their_own_documents():
+    pair = [Example(0, [document([i]), document([i + 1])], pairs=[(0, 1)]) for i in (10, 20, 30)]
+    assert pack(pair, 6, 1)["pairs"].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_a_full_stream_has_no_padding():
+    packed = pack([Example(0, [document([5, 6])])], 2, 1)
+    assert packed["document_starts"].tolist() == [0, 2]
+
+
+def test_no_examples_make_a_stream_of_padding():
+    packed = pack([], 4, 1)
+    assert packed["token_ids"].tolist() == [1] * 4
+    assert packed["document_starts"].tolist() == [0, 4]
+    assert packed["context_lengths"].tolist() == [4]
+    assert packed["pairs"].shape == (0, 2) and packed["predicted"].shape == (0,)
+    assert packed["sentence_documents"] == 0
+
+
+def test_too_many_tokens_are_refused():
+    with pytest.raises(ValueError, match="3 tokens do not fit into a microbatch of 2"):
+        pack([Example(0, [document([5, 6, 7])])], 2, 1)
