@@ -1,0 +1,201 @@
+"""The vocabulary loss: its definition against a naive formula, the streaming one against its definition."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from kernels.implementation import ImplementationUnavailable
+from kernels.vocabulary import vocabulary_loss
+from kernels.vocabulary.reference import vocabulary_loss_reference
+from kernels.vocabulary.streaming import vocabulary_loss_streaming
+
+IMPLEMENTATIONS = ("reference", "streaming")
+
+
+class Case(NamedTuple):
+    hidden: Tensor
+    table: Tensor
+    bias: Tensor
+    targets: Tensor
+    weights: Tensor  # upstream gradient, one for each position
+
+
+def case(positions: int, vocabulary: int, width: int, dtype: torch.dtype, scale: float = 1.0) -> Case:
+    generator = torch.Generator().manual_seed(positions * 1009 + vocabulary * 31 + width)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    return Case(
+        (scale * draw(positions, width)).to(dtype).requires_grad_(),
+        draw(vocabulary, width).to(dtype).requires_grad_(),
+        draw(vocabulary).to(dtype).requires_grad_(),
+        torch.randint(vocabulary, (positions,), generator=generator),
+        draw(positions).abs() / max(1, positions),
+    )
+
+
+def gradients(losses: Tensor, given: Case) -> list[Tensor]:
+    return list(torch.autograd.grad((losses * given.weights).sum(), (given.hidden, given.table, given.bias)))
+
+
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    return float(((value.double() - truth).norm() / truth.norm().clamp_min(1e-300)).detach())
+
+
+def test_reference_is_minus_the_log_of_the_targets_share() -> None:
+    given = case(3, 5, 4, torch.float64)
+    losses, correct = vocabulary_loss_reference(given.hidden, given.table, given.bias, given.targets)
+    for row in range(3):
+        scores = [
+            float(given.hidden[row].detach() @ given.table[word].detach() + given.bias[word].detach())
+            for word in range(5)
+        ]
+        target = int(given.targets[row])
+        share = math.exp(scores[target]) / sum(map(math.exp, scores))
+        assert float(losses[row].detach()) == pytest.approx(-math.log(share), rel=1e-12)
+        assert bool(correct[row]) == (max(range(5), key=scores.__getitem__) == target)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 10 * 7 * 8, 2**20])
+def test_streaming_passes_gradcheck(block_bytes: int) -> None:
+    given = case(13, 7, 3, torch.float64)
+
+    def losses(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+        return vocabulary_loss_streaming(hidden, table, bias, given.targets, block_bytes=block_bytes)[0]
+
+    assert torch.autograd.gradcheck(losses, (given.hidden, given.table, given.bias))
+
+
+@pytest.mark.parametrize("positions", [0, 1, 2, 17, 64])
+@pytest.mark.parametrize(("vocabulary", "width"), [(1, 1), (2, 3), (37, 8), (1031, 5)])
+@pytest.mark.parametrize("rows", [1, 7, 16, 10_000])
+def test_streaming_equals_reference_in_float64_for_every_block(
+    positions: int, vocabulary: int, width: int, rows: int
+) -> None:
+    given = case(positions, vocabulary, width, torch.float64)
+    losses, correct = vocabulary_loss_streaming(*given[:4], block_bytes=rows * vocabulary * 8)
+    true_losses, true_correct = vocabulary_loss_reference(*given[:4])
+    torch.testing.assert_close(losses, true_losses, rtol=1e-12, atol=1e-12)
+    assert torch.equal(correct, true_correct)
+    for value, truth in zip(gradients(losses, given), gradients(true_losses, given), strict=True):
+        torch.testing.assert_close(value, truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [5, 10_000])
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+def test_streaming_is_as_exact_as_dense_torch_in_low_precision(
+    dtype: torch.dtype, rows: int, scale: float
+) -> None:
+    given = case(33, 515, 24, dtype, scale)
+    truth_case = Case(*(part.detach().double().requires_grad_() for part in given[:3]), *given[3:])
+    truth = vocabulary_loss_reference(*truth_case[:4])[0]
+    block_bytes = rows * 515 * given.table.element_size()
+    values = vocabulary_loss_streaming(*given[:4], block_bytes=block_bytes)[0]
+    dense = vocabulary_loss_reference(*given[:4])[0]
+    assert values.dtype == torch.float32
+    floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
+    assert relative_error(values, truth) <= 1.2 * relative_error(dense, truth) + floor / 10
+    for value, of_dense, true in zip(
+        gradients(values, given), gradients(dense, given), gradients(truth, truth_case), strict=True
+    ):
+        assert value.dtype == dtype
+        assert relative_error(value, true) <= 1.5 * relative_error(of_dense, true) + floor
+
+
+def test_losses_are_not_rounded_to_bfloat16() -> None:
+    given = case(50, 400, 8, torch.bfloat16)
+    losses = vocabulary_loss(*given[:4]).losses
+    assert not torch.equal(losses, losses.bfloat16().float())
+
+
+def test_the_tables_gradient_is_added_up_in_float32() -> None:
+    # 512 equal rows, one a block: in bfloat16 the sum would stop growing long before its end.
+    hidden = torch.ones(512, 1, dtype=torch.bfloat16)
+    table = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.zeros(2, dtype=torch.bfloat16)
+    losses, _ = vocabulary_loss_streaming(
+        hidden, table, bias, torch.zeros(512, dtype=torch.long), block_bytes=1
+    )
+    losses.sum().backward()
+    assert table.grad is not None
+    assert table.grad.flatten().tolist() == [-256.0, 256.0]
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_without_predictions_hidden_table_and_bias_stay_in_the_graph(implementation: str) -> None:
+    given = case(0, 11, 3, torch.float32)
+    loss = vocabulary_loss(*given[:4], implementation=implementation)
+    assert loss.losses.shape == loss.correct.shape == (0,)
+    loss.losses.sum().backward()
+    for tensor in given[:3]:
+        assert tensor.grad is not None and not tensor.grad.any()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_huge_logits_give_finite_losses(implementation: str) -> None:
+    hidden = torch.full((1, 1), 3e4, requires_grad=True)
+    table = torch.tensor([[1.0], [-1.0]])
+    losses = vocabulary_loss(
+        hidden, table, torch.zeros(2), torch.tensor([1]), implementation=implementation
+    ).losses
+    losses.sum().backward()
+    assert losses.tolist() == [6e4]
+    assert hidden.grad is not None and hidden.grad.tolist() == [[2.0]]
+
+
+def test_any_stride_is_accepted() -> None:
+    given = case(9, 21, 4, torch.float64)
+    wide = torch.randn(9, 8, dtype=torch.float64)
+    strided = wide[:, ::2].detach().requires_grad_()
+    columns = given.table.detach().T.contiguous().T.requires_grad_()
+    values = vocabulary_loss_streaming(strided, columns, given.bias, given.targets, block_bytes=200)[0]
+    truth = vocabulary_loss_reference(strided, columns, given.bias, given.targets)[0]
+    torch.testing.assert_close(values, truth, rtol=1e-12, atol=1e-12)
+    for value, true in zip(
+        torch.autograd.grad(values.sum(), (strided, columns)),
+        torch.autograd.grad(truth.sum(), (strided, columns)),
+        strict=True,
+    ):
+        torch.testing.assert_close(value, true, rtol=1e-12, atol=1e-12)
+
+
+def test_only_what_needs_a_gradient_gets_one() -> None:
+    given = case(6, 9, 3, torch.float64)
+    loss = vocabulary_loss(given.hidden, given.table.detach(), given.bias.detach(), given.targets)
+    (value,) = torch.autograd.grad((loss.losses * given.weights).sum(), (given.hidden,))
+    truth = gradients(vocabulary_loss_reference(*given[:4])[0], given)[0]
+    torch.testing.assert_close(value, truth, rtol=1e-12, atol=1e-12)
+
+
+def test_the_logits_of_a_large_batch_are_never_whole() -> None:
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.untyped_storage().nbytes())
+            return result
+
+    given = case(256, 1024, 4, torch.float32)
+    with Watch():
+        losses, _ = vocabulary_loss_streaming(*given[:4], block_bytes=2**16)
+        losses.sum().backward()
+    assert largest <= 2**16 < 256 * 1024 * 4
+
+
+def test_mistaken_arguments_are_refused() -> None:
+    given = case(4, 6, 3, torch.float32)
+    with pytest.raises(ValueError, match=r"are not \(M, D\) and \(V, D\)"):
+        vocabulary_loss(given.hidden[:, :2], given.table, given.bias, given.targets)
+    with pytest.raises(ValueError, match="do not fit"):
+        vocabulary_loss(given.hidden, given.table, given.bias[:5], given.targets)
+    with pytest.raises(ValueError, match="differ in dtype"):
+        vocabulary_loss(given.hidden, given.table.bfloat16(), given.bias, given.targets)
+    with pytest.raises(ImplementationUnavailable):
+        vocabulary_loss(*given[:4], implementation="triton")
