@@ -1,6 +1,6 @@
 """Attention inside each document of a packed stream: readers see their document, contexts only their context.
 
-The definition, for a query i and a key j of one document with c context tokens (METHODS: contexts and readers)::
+The definition, for a query i and a key j of one document with c context tokens::
 
     i sees j  iff  j < c  or  i >= c                      out_i = sum_j softmax_j(q_i . k_j / sqrt(W)) v_j
 
@@ -13,21 +13,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
-from model.layout import Bucket, BucketedLayout, Layout, VariableLengthLayout
+from model.layout import Bucket, Layout, Segments, VariableLengthLayout
 
-# Up to this many tokens a document's attention is three matrix products of whole buckets. torch's CPU kernel for
-# scaled dot products is made for long sequences: on 8,192 tokens in documents of 5 to 60, 4 heads x 64, forward +
-# backward on one core it takes 97 ms in bfloat16 and 32 ms in float32, this 22 and 26 ms.
+# Up to this many tokens a document's attention is three matrix products of whole buckets. torch's CPU kernel
+# for scaled dot products is made for long sequences: on 8,192 tokens in documents of 5 to 60, 4 heads x 64,
+# forward + backward on one core it takes 97 ms in bfloat16 and 32 ms in float32, this 22 and 26 ms.
 SHORT = 256
-# Rows of a bucket that are computed at once, so that queries, keys, scores and their gradients stay in the cache.
+# Rows of a bucket that are computed at once, so that queries, keys, scores and their gradients stay in the
+# cache.
 ROWS_AT_ONCE = 1024
 
 
 def attention(projected: Tensor, layout: Layout) -> Tensor:
-    """Queries, keys and values (R, 3, H, W) in the order of ``layout`` -> outputs (R, H, W) in the same order."""
+    """Queries, keys and values (R, 3, H, W) -> outputs (R, H, W), rows in the order of ``layout``."""
     if isinstance(layout, VariableLengthLayout):
         return _variable_length(projected, layout)
     short = [bucket for bucket in layout.buckets if bucket.length <= SHORT]
@@ -47,41 +49,47 @@ def _bucket(part: Tensor, bucket: Bucket) -> Tensor:
 
 
 class _ShortDocuments(torch.autograd.Function):
-    """The definition, bucket by bucket, with its gradient::
+    """The definition, bucket by bucket, with its gradient (dA: gradient of the loss with respect to A)::
 
-    P = softmax(Q K^T / sqrt(W))   dP = dO V^T   dS = P * (dP - rowsum(P * dP)) / sqrt(W)
-    O = P V                        dQ = dS K     dK = dS^T Q     dV = P^T dO
+    P = softmax(Q K^T / sqrt(W))   dP = dO V^T   dS = P * (dP - rowsum(P * dP))
+    O = P V                        dQ = dS K / sqrt(W)   dK = dS^T Q / sqrt(W)   dV = P^T dO
     """
 
     @staticmethod
     def forward(ctx: Any, projected: Tensor, buckets: tuple[Bucket, ...]) -> Tensor:
+        scale = projected.shape[-1] ** -0.5
         outputs = torch.empty_like(projected[:, 0], memory_format=torch.contiguous_format)
-        weights = []
+        saved = []
         for bucket in _pieces(buckets):
-            queries, keys, values = _by_head(projected, bucket, 3)
-            scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(queries.shape[-1] ** -0.5)
+            operands = _by_head(projected, bucket)
+            queries, keys, values = operands
+            scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale)
             if bucket.hidden_keys is not None:
                 scores.unflatten(0, (bucket.documents, -1)).masked_fill_(bucket.hidden_keys, float("-inf"))
-            weights.append(torch.softmax(scores, -1))
-            _rows(outputs, bucket).copy_(_back(torch.bmm(weights[-1], values), bucket))
-        ctx.save_for_backward(projected, *weights)
+            weights = torch.softmax(scores, -1)
+            _rows(outputs, bucket).copy_(_by_row(torch.bmm(weights, values), bucket))
+            saved += [
+                operands,
+                weights,
+            ]  # the operands are a copy by now: projected itself is not needed again
+        ctx.save_for_backward(*saved)
         ctx.buckets = buckets
         return outputs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        projected, *all_weights = ctx.saved_tensors
-        gradient = torch.empty_like(projected)
-        for bucket, weights in zip(_pieces(ctx.buckets), all_weights, strict=True):
-            queries, keys, values = _by_head(projected, bucket, 3)
-            (outer,) = _by_head(gradients[0][:, None], bucket, 1)
-            d_weights = torch.bmm(outer, values.transpose(1, 2))
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        scale = outer.shape[-1] ** -0.5
+        gradient = outer.new_empty(len(outer), 3, *outer.shape[1:])
+        saved = iter(ctx.saved_tensors)
+        for bucket, (queries, keys, values), weights in zip(_pieces(ctx.buckets), saved, saved, strict=True):
+            (d_outputs,) = _by_head(outer[:, None], bucket)
+            d_weights = torch.bmm(d_outputs, values.transpose(1, 2))
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-            d_scores.mul_(queries.shape[-1] ** -0.5)
             into = _rows(gradient, bucket)
-            into[:, :, 0].copy_(_back(torch.bmm(d_scores, keys), bucket))
-            into[:, :, 1].copy_(_back(torch.bmm(d_scores.transpose(1, 2), queries), bucket))
-            into[:, :, 2].copy_(_back(torch.bmm(weights.transpose(1, 2), outer), bucket))
+            torch.mul(_by_row(torch.bmm(d_scores, keys), bucket), scale, out=into[:, :, 0])
+            torch.mul(_by_row(torch.bmm(d_scores.transpose(1, 2), queries), bucket), scale, out=into[:, :, 1])
+            into[:, :, 2].copy_(_by_row(torch.bmm(weights.transpose(1, 2), d_outputs), bucket))
         return gradient, None
 
 
@@ -105,44 +113,31 @@ def _rows(stream: Tensor, bucket: Bucket) -> Tensor:
     return rows.unflatten(0, (bucket.documents, bucket.length))
 
 
-def _by_head(stream: Tensor, bucket: Bucket, parts: int) -> Tensor:
-    """(R, parts, H, W) -> (parts, B * H, L, W), one copy."""
-    heads, width = stream.shape[2:]
-    return _rows(stream, bucket).permute(2, 0, 3, 1, 4).reshape(parts, -1, bucket.length, width)
+def _by_head(stream: Tensor, bucket: Bucket) -> Tensor:
+    """(R, parts, H, W) -> (parts, B * H, L, W), a copy."""
+    return _rows(stream, bucket).permute(2, 0, 3, 1, 4).contiguous().flatten(1, 2)
 
 
-def _back(by_head: Tensor, bucket: Bucket) -> Tensor:
+def _by_row(by_head: Tensor, bucket: Bucket) -> Tensor:
     """(B * H, L, W) -> (B, L, H, W), a view."""
     return by_head.unflatten(0, (bucket.documents, -1)).transpose(1, 2)
 
 
 def _variable_length(projected: Tensor, layout: VariableLengthLayout) -> Tensor:
-    """torch's variable-length kernel: one call if all documents are all context, else contexts, then readers."""
-    queries, keys, values = projected.unbind(1)
+    """torch's kernel: one call if every document is all context, else contexts first, then readers."""
+    parts = projected.unbind(1)
     if layout.everyone is not None:
-        everyone = layout.everyone
-        if not layout.rows:
-            return queries
-        whole: Tensor = varlen_attn(
-            queries,
-            keys,
-            values,
-            everyone.query_starts,
-            everyone.key_starts,
-            everyone.longest_query,
-            everyone.longest_key,
-        )
-        return whole
-    outputs = [
-        varlen_attn(
-            queries[call.query_rows],
-            keys[call.key_rows],
-            values[call.key_rows],
-            call.query_starts,
-            call.key_starts,
-            call.longest_query,
-            call.longest_key,
-        )
-        for call in layout.calls
-    ]
+        return _call(*parts, layout.everyone) if layout.rows else parts[0]
+    outputs = []
+    for call in layout.calls:
+        queries, keys, values = parts
+        outputs.append(_call(queries[call.query_rows], keys[call.key_rows], values[call.key_rows], call))
     return torch.cat(outputs)[layout.places]
+
+
+def _call(queries: Tensor, keys: Tensor, values: Tensor, call: Segments) -> Tensor:
+    outputs = varlen_attn(
+        queries, keys, values, call.query_starts, call.key_starts, call.longest_query, call.longest_key
+    )
+    assert isinstance(outputs, Tensor)  # a tuple only with return_aux
+    return outputs

@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class EncoderConfig(BaseModel):
     """Shape of an encoder of the XLM-R family (post-norm, learned positions, exact GELU, tied output table).
 
-    The defaults are those of XLM-R (Conneau et al. 2020). ``positions`` counts rows of the position table: as in
-    XLM-R the first ``pad_id + 1`` rows are never used, so the longest document has ``longest_document`` tokens.
+    The defaults are those of XLM-R (Conneau et al. 2020). ``positions`` counts rows of the position table: as
+    in XLM-R the first ``pad_id + 1`` rows are never used, so the longest document has ``longest_document``
+    tokens.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,8 +41,8 @@ class EncoderConfig(BaseModel):
             )
         if self.positions < self.pad_id + 2:
             raise ValueError(
-                f"positions {self.positions} leaves no room: the first {self.pad_id + 1} rows are never used, "
-                f"so a document of n tokens needs positions = n + {self.pad_id + 1}"
+                f"positions {self.positions} leaves no room: the first {self.pad_id + 1} rows are never "
+                f"used, so a document of n tokens needs positions = n + {self.pad_id + 1}"
             )
         if self.pad_id >= self.vocabulary_size:
             raise ValueError(f"pad_id {self.pad_id} is not an id of a vocabulary of {self.vocabulary_size}")

@@ -1,7 +1,7 @@
 """Encoder: token and position tables and a stack of layers, over a stream of packed documents.
 
-The XLM-R family (Conneau et al. 2020) without what a packed stream makes unnecessary: no padding is computed, and
-no document sees another.
+The XLM-R family (Conneau et al. 2020) without what a packed stream makes unnecessary: no padding is computed,
+and no document sees another.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Embedding(nn.Module):
 class Encoder(nn.Module):
     """Hidden states of a stream of documents.
 
-    ``checkpoint_layers`` (may be set at any time) keeps only each layer's input for the backward and computes the
-    rest again. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``.
+    ``checkpoint_layers`` (may be set at any time) keeps only each layer's input for the backward and computes
+    the rest again. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Return hidden states (T, D) of ``token_ids`` (T,) at ``position_ids`` (T,).
 
-        Document n is ``[document_starts[n], document_starts[n + 1])``; its first ``context_lengths[n]`` tokens see
-        each other, the rest see the whole document. A last document of padding costs nothing and comes out zero.
+        Document n is ``[document_starts[n], document_starts[n + 1])``; its first ``context_lengths[n]``
+        tokens see each other, the rest see the whole document. A last document of padding costs nothing and
+        comes out zero.
         """
         # parameters() and not an attribute: ZeRO-3 would gather a parameter that is read as an attribute.
         dtype = next(self.parameters()).dtype
@@ -74,5 +75,5 @@ class Encoder(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An embedding table that is left for ``model.pretraining.initialise`` to fill: filling a large one twice takes seconds."""
+    """An empty table: ``pretraining.initialise`` fills it, and filling a large one twice takes seconds."""
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)

@@ -1,4 +1,4 @@
-"""What reads the hidden states: the masked-token head, the sentence vector, and the temperature of the comparison."""
+"""What reads the hidden states: the masked-token head, sentence vectors, and their temperature."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INVERSE_TEMPERATURE_RANGE = (1.0, 100.0)
 
 
 class MaskedTokenHead(nn.Module):
-    """XLM-R's output head: dense, exact GELU, LayerNorm, then the token table (tied) with a bias of its own."""
+    """XLM-R's output head: dense, exact GELU, LayerNorm, then the tied token table with its own bias."""
 
     def __init__(self, config: EncoderConfig, layer_norm: LayerNormClass = nn.LayerNorm) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class InverseTemperature(nn.Module):
 
 
 class _Clamp(torch.autograd.Function):
-    """Clamp whose gradient vanishes only where a descent step would lead further out, so a value can come back."""
+    """Clamp whose gradient vanishes only where a step would lead further out, so a value can come back."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:

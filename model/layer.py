@@ -1,4 +1,4 @@
-"""One layer of the encoder: self-attention and feed-forward, each added to its input and then normalised (post-norm).
+"""One layer: self-attention and feed-forward, each added to its input and then normalised (post-norm).
 
     h = LayerNorm(x + Attention(x))        y = LayerNorm(h + W2 gelu(W1 h))
 
@@ -17,7 +17,7 @@ from model.config import EncoderConfig
 from model.layout import Layout
 
 LayerNormClass = Callable[..., nn.Module]
-"""``(width, eps=...) -> module``: torch.nn.LayerNorm, or a fused one of the same parameters and mathematics."""
+"""``(width, eps=...) -> module``: torch.nn.LayerNorm, or a fused one of the same parameters."""
 
 
 class SelfAttention(nn.Module):

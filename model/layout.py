@@ -1,16 +1,16 @@
-"""How the documents of a packed stream lie in memory while they go through the encoder, computed once per forward.
+"""How a stream's documents lie in memory inside the encoder; computed once per forward.
 
 ```
  stream     | doc 0 | doc 1 | doc 2 | ... | padding tail |        (T rows)
    arrange  |  one row per token the layers compute; the tail is left out
- layers     | longest documents ... shortest documents |          (R rows; bucketed: R is a few % above the tokens)
+ layers     | longest documents ... shortest documents |          (R rows; in buckets a few % more than tokens)
    restore  | doc 0 | doc 1 | doc 2 | ... | zeros |               (T rows)
 ```
 
-Two layouts, the same three verbs. ``BucketedLayout`` sorts the documents by length and pads each bucket of nearly
-equal lengths to its longest, so that attention reads a bucket as a plain (documents, length) view, without a copy,
-and mostly without a mask. ``VariableLengthLayout`` leaves the order alone and gives torch's variable-length kernel
-its offsets; it needs a GPU and a 16-bit type.
+Two layouts, the same three verbs. ``BucketedLayout`` sorts the documents by length and pads each bucket of
+nearly equal lengths to its longest, so that attention reads a bucket as a plain (documents, length) view,
+without a copy, and mostly without a mask. ``VariableLengthLayout`` leaves the order alone and gives torch's
+variable-length kernel its offsets; it needs a GPU and a 16-bit type.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# A document joins the bucket of a longer one if that pads it by at most a twelfth of the bucket's length (or one
-# token). Measured on one core with documents of 5 to 60 tokens: padding 2 % of the rows, a third of the calls.
+# A document joins the bucket of a longer one if that pads it by at most a twelfth of the bucket's length (or
+# one token). Measured on one core with documents of 5 to 60 tokens: padding 2 % of the rows, a third of the
+# calls.
 PADDING_SHARE = 12
 
 
 class Bucket(NamedTuple):
-    """``documents`` documents side by side, each padded to ``length`` rows, from row ``start`` of the layout on."""
+    """``documents`` documents, each padded to ``length`` rows, from row ``start`` of the layout on."""
 
     start: int
     documents: int
     length: int
     hidden_keys: Tensor | None
-    """(documents, 1, 1 or length, length) bool: True where a query must not see a key; None: everyone sees all."""
+    """(documents, 1, 1 or length, length) bool: True where a query must not see a key; None: all see all."""
 
     @property
     def rows(self) -> int:
@@ -45,7 +46,7 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BucketedLayout:
-    """Documents sorted by length, in buckets padded to one length. Rows of padding repeat a token of their document."""
+    """Documents sorted by length, in buckets padded to one length; padding repeats a document's first token."""
 
     tokens: int  # T
     order: Tensor  # (R,) int64: stream position that each row shows
@@ -58,13 +59,13 @@ class BucketedLayout:
         return values.index_select(0, self.order)
 
     def restore(self, hidden: Tensor) -> Tensor:
-        """(R, D) in the order of the layout -> (T, D) in the order of the stream, zeros in the padding tail."""
+        """(R, D) in the order of the layout -> (T, D) in that of the stream, zeros in the padding tail."""
         restored: Tensor = _Restore.apply(hidden, self)
         return restored
 
 
 class Segments(NamedTuple):
-    """Queries and keys of one call of the variable-length kernel: rows, offsets of the documents, longest one."""
+    """One call of the variable-length kernel: rows of queries and keys, offsets of documents, longest one."""
 
     query_rows: Tensor
     key_rows: Tensor
@@ -99,7 +100,7 @@ Layout = BucketedLayout | VariableLengthLayout
 
 
 class _Restore(torch.autograd.Function):
-    """Gather rows; the gradient is a gather too (index_select's own backward adds row by row, 4 times slower)."""
+    """Gather rows; the gradient is a gather too, where index_select's own adds row by row."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, layout: BucketedLayout) -> Tensor:
@@ -119,10 +120,10 @@ class _Restore(torch.autograd.Function):
 def make_layout(
     token_ids: Tensor, document_starts: Tensor, context_lengths: Tensor, *, pad_id: int, dtype: torch.dtype
 ) -> Layout:
-    """Lay out the documents ``[document_starts[n], document_starts[n + 1])`` of a stream of ``token_ids`` (T,).
+    """Lay out documents ``[document_starts[n], document_starts[n + 1])`` of a stream of ``token_ids`` (T,).
 
-    The last document is the padding tail if its first token is ``pad_id``. On a GPU with a 16-bit ``dtype`` the
-    variable-length kernel is used, in every other case buckets. One small copy to the host.
+    The last document is the padding tail if its first token is ``pad_id``. On a GPU with a 16-bit ``dtype``
+    the variable-length kernel is used, in every other case buckets. One small copy to the host.
     """
     tail_token = token_ids[document_starts[-2:-1].clamp(max=max(len(token_ids) - 1, 0))]
     numbers = torch.cat([document_starts, context_lengths, tail_token]).cpu().numpy()

@@ -69,13 +69,13 @@ class PretrainingModel(nn.Module):
         initialise(self, config, seed)
 
     def forward(self, batch: Batch, sentence_vectors_only: bool = False) -> PretrainingOutput:
-        """Hidden states of the whole stream, losses at its predicted positions, vectors of its first documents.
+        """Encode the whole stream; losses at its predicted positions, vectors of its first documents.
 
         ``sentence_vectors_only`` runs the encoder on tokens [0, sentence_tokens) alone and predicts nothing.
 
-        Every trainable parameter is in the graph of ``prediction_losses``, also where nothing is predicted and
-        nothing compared: ZeRO-3 would apply the last step's gradient again to one that is not. So a training
-        loss must always contain ``prediction_losses.sum()``, empty or not.
+        Every trainable parameter is in the graph of ``prediction_losses``, also where nothing is predicted
+        and nothing compared: ZeRO-3 would apply the last step's gradient again to one that is not. So a
+        training loss must always contain ``prediction_losses.sum()``, empty or not.
         """
         documents = batch.sentence_documents
         tokens = batch.sentence_tokens if sentence_vectors_only else len(batch.token_ids)
@@ -100,9 +100,9 @@ class PretrainingModel(nn.Module):
 def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
     """Fill matrices from a normal of ``initializer_std``; zero the tables' rows of padding, as in XLM-R.
 
-    Biases and norms are left as torch makes them, zeros and ones. Every matrix is drawn on the CPU in float32
-    from a generator of its own, keyed by ``seed`` and its name, so its values depend neither on the device nor on
-    what else the model holds. On the meta device there is nothing to fill.
+    Biases are zero, norms as torch makes them. Every matrix is drawn on the CPU in float32
+    from a generator of its own, keyed by ``seed`` and its name, so its values depend neither on the device
+    nor on what else the model holds. On the meta device there is nothing to fill.
     """
     for name, parameter in module.named_parameters():
         if parameter.is_meta:

@@ -1,0 +1,258 @@
+"""Model folders of Hugging Face, both ways; the only file that imports transformers.
+
+Read: XLM-RoBERTa folders (with or without the masked-token head) and BERT folders that use XLM-R's
+vocabulary, such as multilingual-e5. Written: XLM-RoBERTa folders that AutoModel, AutoModelForMaskedLM and
+SentenceTransformer open offline, without code of ours. The names of the weights are in
+``model.huggingface_names``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.config import EncoderConfig
+from model.huggingface_names import (
+    FAMILIES,
+    FIRST_POSITION,
+    ImportedWeights,
+    ModelError,
+    from_theirs,
+    to_theirs,
+)
+
+__all__ = ["ImportedWeights", "ModelError", "load_weights", "read_config", "write_folder"]
+
+# tokenizer_config.json is copied too, with the length at which texts are cut.
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "sentencepiece.bpe.model",
+)
+
+
+def read_config(folder: str | os.PathLike[str]) -> EncoderConfig:
+    """Return the shape of the model in ``folder``; ModelError if it is neither XLM-RoBERTa nor BERT."""
+    path = Path(folder) / "config.json"
+    values = _read_json(path)
+    family = _family(values, path)
+    refused = {
+        "hidden_act": (values.get("hidden_act", "gelu"), "gelu"),
+        "position_embedding_type": (values.get("position_embedding_type", "absolute"), "absolute"),
+        "is_decoder": (values.get("is_decoder", False), False),
+        "tie_word_embeddings": (values.get("tie_word_embeddings", True), True),
+        "pad_token_id": (values.get("pad_token_id", 1 if family == "xlm-roberta" else 0), FIRST_POSITION - 1),
+    }
+    for key, (found, needed) in refused.items():
+        if found != needed:
+            why = " (the vocabulary must be laid out like XLM-R's)" if key == "pad_token_id" else ""
+            raise ModelError(f"{path}: {key} is {found!r}, this encoder has {needed!r}{why}")
+    try:
+        return EncoderConfig(
+            vocabulary_size=values["vocab_size"],
+            layers=values["num_hidden_layers"],
+            width=values["hidden_size"],
+            heads=values["num_attention_heads"],
+            feed_forward=values["intermediate_size"],
+            positions=values["max_position_embeddings"] + (FIRST_POSITION if family == "bert" else 0),
+            layer_norm_eps=values.get("layer_norm_eps", 1e-5 if family == "xlm-roberta" else 1e-12),
+            initializer_std=values.get("initializer_range", 0.02),
+        )
+    except KeyError as error:
+        raise ModelError(
+            f"{path}: {error.args[0]} is missing; is it the configuration of a whole model?"
+        ) from error
+    except pydantic.ValidationError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def load_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> ImportedWeights:
+    """Return the folder's weights for ``PretrainingModel(config)``, to be loaded with ``strict=False``.
+
+    ``config`` is ``read_config(folder)``, possibly with another dropout. A folder without a masked-token head
+    gives none: the model keeps its initial one, and ``fresh`` names it. Weights of 16 bits become float32.
+    """
+    folder = Path(folder)
+    family = _family(_read_json(folder / "config.json"), folder / "config.json")
+    try:
+        return from_theirs(_read_tensors(folder), family, config)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+
+
+def write_folder(
+    state_dict: Mapping[str, Tensor],
+    config: EncoderConfig,
+    folder: str | os.PathLike[str],
+    *,
+    tokenizer_folder: str | os.PathLike[str],
+    maximum_tokens: int,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a Hugging Face and sentence-transformers folder of a ``PretrainingModel``'s weights.
+
+    Weights keep their dtype. ``maximum_tokens`` is the length, special tokens included, at which
+    sentence-transformers cuts a text. The folder appears whole or not at all: it is written beside its place
+    and renamed. ModelError if it exists and is not empty, if weights are missing, or if the tokenizer does
+    not fit.
+    """
+    folder, tokenizer_folder = Path(folder), Path(tokenizer_folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ModelError(f"{folder} exists and is not empty; remove it or choose another place")
+    if not 3 <= maximum_tokens <= config.longest_document:
+        raise ModelError(
+            f"maximum_tokens {maximum_tokens} is not within 3 and {config.longest_document}, "
+            f"what {config.positions} positions allow"
+        )
+    _check_tokenizer(tokenizer_folder, config)
+    weights = to_theirs(state_dict, config)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_transformers(weights, config, partial, max_shard_size)
+    for name in _TOKENIZER_FILES:
+        if (tokenizer_folder / name).exists():
+            shutil.copyfile(tokenizer_folder / name, partial / name)
+    tokenizer = _read_json(tokenizer_folder / "tokenizer_config.json") | {"model_max_length": maximum_tokens}
+    _write_json(partial / "tokenizer_config.json", tokenizer)
+    _write_sentence_transformers(config, partial, maximum_tokens)
+    for path in partial.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors makes its files private
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+
+
+def _write_transformers(
+    weights: dict[str, Tensor], config: EncoderConfig, folder: Path, max_shard_size: str
+) -> None:
+    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    theirs = XLMRobertaConfig(
+        vocab_size=config.vocabulary_size,
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=config.feed_forward,
+        hidden_act="gelu",
+        hidden_dropout_prob=config.dropout,
+        attention_probs_dropout_prob=0.0,
+        max_position_embeddings=config.positions,
+        type_vocab_size=1,
+        initializer_range=config.initializer_std,
+        layer_norm_eps=config.layer_norm_eps,
+        pad_token_id=config.pad_id,
+        bos_token_id=0,
+        eos_token_id=2,
+        dtype=weights["lm_head.bias"].dtype,
+    )
+    with torch.device("meta"):
+        model = XLMRobertaForMaskedLM(theirs)
+    expected = {name for name in model.state_dict() if not name.startswith("lm_head.decoder")}
+    if expected != set(weights):
+        raise ModelError(f"transformers expects other weights: {sorted(expected ^ set(weights))}")
+    model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+
+
+def _write_sentence_transformers(config: EncoderConfig, folder: Path, maximum_tokens: int) -> None:
+    # The layout of versions 2 to 5, which version 6 reads too; its own is not read by the earlier ones.
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(kinds.items())
+    ]
+    pooling = {
+        f"pooling_mode_{mode}": mode == "mean_tokens" for mode in ("cls_token", "mean_tokens", "max_tokens")
+    }
+    files: dict[str, Any] = {
+        "modules.json": modules,
+        "1_Pooling/config.json": {"word_embedding_dimension": config.width, **pooling},
+        "sentence_bert_config.json": {"max_seq_length": maximum_tokens, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": {},
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    (folder / "2_Normalize").mkdir()
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        _write_json(folder / name, content)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_tokenizer(folder: Path, config: EncoderConfig) -> None:
+    if not (folder / "tokenizer.json").exists():
+        raise ModelError(
+            f"{folder} holds no tokenizer.json; give the tokenizer's folder, as in the token store"
+        )
+    content = _read_json(folder / "tokenizer.json")
+    vocabulary = content.get("model", {}).get("vocab", [])
+    added = [token["id"] for token in content.get("added_tokens", [])]
+    largest = max([len(vocabulary) - 1, *added])
+    if largest >= config.vocabulary_size:
+        raise ModelError(
+            f"{folder}: the tokenizer has ids up to {largest}, the model's table has only "
+            f"{config.vocabulary_size} rows; it is not the tokenizer this model was trained with"
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} does not exist; give the folder of a Hugging Face model") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} can not be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object")
+    return content
+
+
+def _family(values: Mapping[str, Any], path: Path) -> str:
+    family = values.get("model_type")
+    if family not in FAMILIES:
+        raise ModelError(
+            f"{path}: model_type is {family!r}; this encoder loads {' and '.join(FAMILIES)} "
+            "(with XLM-R's vocabulary)"
+        )
+    return str(family)
+
+
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Name and tensor of every weight in the folder's safetensors, in one file or in shards."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    elif (folder / "model.safetensors").exists():
+        shards = ["model.safetensors"]
+    else:
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        if pickles:
+            raise ModelError(
+                f"it holds its weights as {pickles[0]}, which can run code when it is opened and is not "
+                "read; convert it where you trust it: AutoModel.from_pretrained(F).save_pretrained(F) "
+                "writes model.safetensors"
+            )
+        raise ModelError("it holds no model.safetensors; give the folder of a Hugging Face model")
+    tensors: dict[str, Tensor] = {}
+    for shard in shards:
+        try:
+            with safe_open(folder / shard, framework="pt") as opened:
+                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{shard} can not be read: {error}; copy the model's folder again") from error
+    return tensors
