@@ -125,13 +125,13 @@ def _by_row(by_head: Tensor, bucket: Bucket) -> Tensor:
 
 def _variable_length(projected: Tensor, layout: VariableLengthLayout) -> Tensor:
     """torch's kernel: one call if every document is all context, else contexts first, then readers."""
-    parts = projected.unbind(1)
+    queries, keys, values = projected.unbind(1)
     if layout.everyone is not None:
-        return _call(*parts, layout.everyone) if layout.rows else parts[0]
-    outputs = []
-    for call in layout.calls:
-        queries, keys, values = parts
-        outputs.append(_call(queries[call.query_rows], keys[call.key_rows], values[call.key_rows], call))
+        return _call(queries, keys, values, layout.everyone) if layout.rows else queries
+    outputs = [
+        _call(queries[call.query_rows], keys[call.key_rows], values[call.key_rows], call)
+        for call in layout.calls
+    ]
     return torch.cat(outputs)[layout.places]
 
 
