@@ -78,7 +78,7 @@ class Telemetry:
         self.event("evaluation", step=step, scalars=dict(scalars))
         self._to_board(scalars, step, prefix="evaluation/")
 
-    def event(self, name: str, **details: Any) -> None:
+    def event(self, name: str, /, **details: Any) -> None:
         """Record that something happened: ``save``, ``resume`` (with its step), ``skip``, ``signal`` ..."""
         if self._writes:
             time = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -166,7 +166,7 @@ def _parse(path: Path) -> list[dict[str, Any]]:
 
 
 def _keep_lines(path: Path, last_step: int | None) -> None:
-    """Cut a torn last line and the lines of steps after ``last_step`` from a file that an earlier run left."""
+    """Cut a torn last line and lines of steps after ``last_step`` from a file that an earlier run left."""
     if not path.exists():
         return
     old = path.read_bytes()
