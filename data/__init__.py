@@ -1,1 +1,1 @@
-"""Text on disk -> PackedBatch: reading, tokenizer, token store, planner and packing; imports nothing of ours."""
+"""Text on disk -> PackedBatch: reading, tokenizer, store, planner and packing; imports nothing of ours."""

@@ -1,0 +1,150 @@
+"""Records -> the columns of a token store, a chunk at a time: the work of prepare's processes."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from data.recipe import UserError
+from data.records import Record, ScoredTriplet, TranslationPair, segments
+from data.sources import Reject
+from data.tokenizer import Tokenizer
+
+PIVOT = "en"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Some consecutive records of a corpus, encoded. R records, S segments, C characters in bytes, I ids."""
+
+    languages: tuple[str, ...]  # (S,)
+    record_sizes: np.ndarray  # (R,) int64, segments of each record
+    groups: np.ndarray  # (S,) uint64
+    text: bytes  # (C,) UTF-8
+    text_lengths: np.ndarray  # (S,) int64
+    ids: np.ndarray  # (I,) int32, without special tokens
+    lengths: np.ndarray  # (S,) int32
+    scores: np.ndarray | None  # (S,) float32, NaN for the anchor; None if the corpus is not scored
+    truncated: Counter[str]  # texts cut to the longest length, by language
+    rejects: list[Reject]
+
+
+def encode_chunk(
+    records: Sequence[tuple[int, Record]], file: str, tokenizer_folder: Path, maximum_tokens: int
+) -> Chunk:
+    """Encodes (line, record) pairs of a file; texts that come out without ids are rejected as empty.
+
+    maximum_tokens: longest text with <s> and </s>. A pure function of its arguments, so that the store
+    does not depend on how chunks are shared out.
+    """
+    tokenizer = _opened(tokenizer_folder)
+    texts = [segments(record) for _, record in records]
+    encoded = iter(tokenizer.encode([text for row in texts for _, text in row]))
+    kept: list[tuple[str, str, np.ndarray]] = []
+    sizes, groups, scores, rejects = [], [], [], []
+    truncated: Counter[str] = Counter()
+    for (line, record), row in zip(records, texts, strict=True):
+        whole = [(language, text, next(encoded)) for language, text in row]
+        good = [segment for segment in whole if len(segment[2])]
+        if len(good) < len(whole):
+            lost = [language for language, _, ids in whole if not len(ids)]
+            if not (isinstance(record, TranslationPair) and len(good) >= 2):
+                rejects.append(Reject(file, line, "empty", lost[0]))
+                continue
+            rejects += [Reject(file, line, "empty", language, whole_record=False) for language in lost]
+        sizes.append(len(good))
+        groups += [_group(good)] * len(good)
+        if isinstance(record, ScoredTriplet):
+            scores += [float("nan"), *record.scores]
+        truncated.update(language for language, _, ids in good if len(ids) > maximum_tokens - 2)
+        kept += good
+    blobs = [text.encode("utf-8") for _, text, _ in kept]
+    cut = [ids[: maximum_tokens - 2] for _, _, ids in kept]
+    return Chunk(
+        languages=tuple(language for language, _, _ in kept),
+        record_sizes=np.array(sizes, dtype=np.int64),
+        groups=np.array(groups, dtype=np.uint64),
+        text=b"".join(blobs),
+        text_lengths=np.array([len(blob) for blob in blobs], dtype=np.int64),
+        ids=np.concatenate(cut) if cut else np.empty(0, dtype=np.int32),
+        lengths=np.array([len(ids) for ids in cut], dtype=np.int32),
+        scores=np.array(scores, dtype=np.float32) if scores else None,
+        truncated=truncated,
+        rejects=rejects,
+    )
+
+
+# rejects of the source, and the arguments of encode_chunk
+Task = tuple[list[Reject], tuple[Sequence[tuple[int, Record]], str, Path, int]]
+
+
+class EncoderPool:
+    """Worker processes that encode chunks; with one worker, this process does it itself."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        # spawn: a fork would copy the threads' locks, and torch where the caller has it
+        context = multiprocessing.get_context("spawn")
+        self._executor = (
+            ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
+            if workers > 1
+            else None
+        )
+
+    def __enter__(self) -> EncoderPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+
+    def in_order(self, tasks: Iterator[Task]) -> Iterator[tuple[list[Reject], Chunk]]:
+        """The results in the order of the tasks; a few chunks a worker are under way at a time."""
+        if self._executor is None:
+            for rejects, arguments in tasks:
+                yield rejects, encode_chunk(*arguments)
+            return
+        waiting: deque[tuple[list[Reject], Future[Chunk]]] = deque()
+        try:
+            for rejects, arguments in tasks:
+                waiting.append((rejects, self._executor.submit(encode_chunk, *arguments)))
+                if len(waiting) > 4 * self._workers:
+                    earliest, result = waiting.popleft()
+                    yield earliest, result.result()
+            for rejects, result in waiting:
+                yield rejects, result.result()
+        except BrokenProcessPool:
+            ended = "a worker process was ended from outside, often for want of memory"
+            raise UserError(f"{ended}; try again with fewer --workers") from None
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+
+
+def group_of(text: str) -> int:
+    """64-bit number of a text, equal for texts that are equal up to white space."""
+    return int.from_bytes(
+        hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=8).digest(), "little"
+    )
+
+
+def _group(row: Sequence[tuple[str, str, np.ndarray]]) -> int:
+    """The group of a record: that of its English text if it has one, else of its first."""
+    pivot = next((text for language, text, _ in row if language == PIVOT), row[0][1])
+    return group_of(pivot)
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: Path) -> Tokenizer:
+    return Tokenizer.open(folder)

@@ -1,0 +1,55 @@
+"""Files -> lines, as bytes split on b"\\n" alone, gzip seen through, giant lines and bad UTF-8 marked."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+
+from data.recipe import UserError
+
+LONGEST_LINE = 1 << 26  # bytes; the rest of a longer line is skipped, so that memory stays bounded
+Advance = Callable[[int], None]  # told the bytes read from disk, for a progress bar
+
+
+def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[bytes | None]:
+    """Lines of a plain or gzipped file, without b"\\n" and one b"\\r" before; None is a giant line."""
+    with open(path, "rb") as raw:
+        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
+        file = gzip.GzipFile(fileobj=raw) if zipped else raw
+        seen = number = 0
+        try:
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if number == 1:
+                    line = _without_mark(line, path)
+                whole = line
+                while len(whole) == LONGEST_LINE and not whole.endswith(b"\n"):
+                    line, whole = b"", file.readline(LONGEST_LINE)
+                if number % 1024 == 0:
+                    advance(raw.tell() - seen)
+                    seen = raw.tell()
+                yield None if len(whole) != len(line) else line.removesuffix(b"\n").removesuffix(b"\r")
+        except (EOFError, OSError, zlib.error) as error:
+            raise UserError(
+                f"{path}: damaged after line {number}: {error}; fetch or write the file again"
+            ) from None
+        advance(raw.tell() - seen)
+
+
+def _without_mark(line: bytes, path: str) -> bytes:
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: this is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)")
+    return line.removeprefix(b"\xef\xbb\xbf")
+
+
+def decoded_lines(path: str, advance: Advance) -> Iterator[tuple[int, str, str]]:
+    """(line number from 1, text, reason for a reject or "") of every line."""
+    for number, line in enumerate(read_lines(path, advance), start=1):
+        if line is None:
+            yield number, "", "too_long"
+            continue
+        try:
+            yield number, line.decode("utf-8"), ""
+        except UnicodeDecodeError:
+            yield number, "", "invalid_utf8"

@@ -1,0 +1,309 @@
+"""Command: the corpora of a recipe -> a token store.
+
+    python -m data.prepare --recipe RECIPE [--set a.b=c ...] [--workers N] [--rebuild]
+
+Reads every corpus as a stream, tokenises chunks of it in worker processes and writes them in order, so that
+the bytes do not depend on the number of workers. The store is built beside its place and renamed when it is
+complete. A complete store of the same inputs is used as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.config import CorpusConfig, DataConfig
+from data.encode import EncoderPool, Task
+from data.progress import Progress
+from data.recipe import UserError, parse_recipe, read_recipe
+from data.records import Record, segments
+from data.sources import Advance, Reject, check_corpus, files_of, read_corpus
+from data.store import MANIFEST, TokenStore, digest_of_values, read_manifest, sha256_of, write_manifest
+from data.store_writer import CorpusWriter
+from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+
+SEGMENTS_PER_CHUNK = 4096
+REJECTS_PER_CHUNK = 8192
+Say = Callable[[str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare", description="Build the token store of a recipe."
+    )
+    parser.add_argument("--recipe", required=True, help="the recipe, a YAML file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=None, help="worker processes (default: one a core, up to 8)"
+    )
+    parser.add_argument(
+        "--rebuild", action="store_true", help="replace a store that was made from other inputs"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        config = parse_recipe(read_recipe(given.recipe, given.set), DataConfig, other_sections=True)
+        store = prepare(config, workers=given.workers, rebuild=given.rebuild)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was changed", file=sys.stderr)
+        return 130
+    print(summary(store.manifest))
+    return 0
+
+
+def prepare(
+    config: DataConfig, *, workers: int | None = None, rebuild: bool = False, say: Say | None = None
+) -> TokenStore:
+    """The token store of `config`, built if it is not there yet.
+
+    UserError if a corpus can not be read, or if the folder holds a store of other inputs and not `rebuild`.
+    """
+    say = say or _say
+    workers = min(os.cpu_count() or 1, 8) if workers is None else workers
+    if workers < 1:
+        raise UserError(f"--workers {workers}: at least one worker is needed")
+    for name, corpus in config.corpora.items():
+        check_corpus(corpus, f"corpora.{name}")
+    inputs = inputs_of(config)
+    place = Path(config.store)
+    if _already_prepared(place, inputs, rebuild):
+        store = TokenStore.open(place)
+        say(f"{place}: already prepared ({store.fingerprint[:12]})")
+        return store
+    started = time.monotonic()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for left in sorted(place.parent.glob(f"{place.name}.partial-*")):
+        say(f"{left}: left over from an interrupted preparation; it can be removed")
+    partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
+    try:
+        _build(config, inputs, partial, workers, say)
+        _move_into_place(partial, place)
+    except OSError as error:
+        raise UserError(f"{place}: the token store could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    say(f"{place}: prepared in {time.monotonic() - started:.1f} s")
+    return TokenStore.open(place)
+
+
+def inputs_of(config: DataConfig) -> dict[str, Any]:
+    """Everything that decides what is in a store: settings, and digests of all files that are read."""
+    settings = config.model_dump(mode="json", include=set(DataConfig.model_fields) - {"store"})
+    paths = [path for corpus in config.corpora.values() for path in corpus.files()]
+    if config.tokenizer.path is not None:
+        Tokenizer.open(config.tokenizer.path)
+        paths.append(str(Path(config.tokenizer.path) / "tokenizer.json"))
+    for lexicon in config.lexicons:
+        if not Path(lexicon.path).is_file():
+            raise UserError(f"lexicons: there is no file {lexicon.path}")
+        paths.append(lexicon.path)
+    files = sorted({file for path in paths for file in files_of(path)})
+    return {"settings": settings, "files": {str(file): sha256_of(file) for file in files}}
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between the inputs of two stores, one line a leaf."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        found = [differences(old.get(key), new.get(key), f"{path}/{key}" if path else key) for key in keys]
+        return [line for lines in found for line in lines]
+    if old == new:
+        return []
+    path = path.removeprefix("settings/")
+    if path.startswith("files/"):
+        name = path.removeprefix("files/")
+        return [
+            f"{name}: " + ("was not used" if old is None else "is not used" if new is None else "has changed")
+        ]
+    return [f"{path.replace('/', '.')}: was {_short(old)}, is {_short(new)}"]
+
+
+def summary(manifest: Any) -> str:
+    """Two tables: corpora with what was kept and rejected, languages with sentences and tokens."""
+    heads = "".join(f"{head:>10}" for head in ("read", "kept", "rejected", "segments"))
+    lines = [f"{'corpus':<24}{heads}{'tokens':>12}  rejected because"]
+    for name, entry in manifest["corpora"].items():
+        reasons = [f"{reason} {sum(counts.values())}" for reason, counts in entry["rejected_records"].items()]
+        dropped = [f"{reason} {sum(counts.values())}" for reason, counts in entry["dropped_texts"].items()]
+        notes = ", ".join(reasons) + (f" (single texts: {', '.join(dropped)})" if dropped else "")
+        label = name + (" (held out)" if entry["held_out"] else "")
+        counts = (
+            f"{entry['read']:>10,}{entry['records']:>10,}{entry['rejected']:>10,}{entry['segments']:>10,}"
+        )
+        lines.append(f"{label:<24}{counts}{entry['tokens']:>12,}  {notes}".rstrip())
+    lines += ["", f"{'language':<12}{'sentences':>12}{'tokens':>12}{'cut':>8}{'held-out sentences':>20}"]
+    for language in manifest["languages"]:
+        rows = [
+            (entry["held_out"], entry["languages"][language])
+            for entry in manifest["corpora"].values()
+            if language in entry["languages"]
+        ]
+        trained = [row for held_out, row in rows if not held_out]
+        sentences, tokens, cut = (
+            sum(row[key] for row in trained) for key in ("segments", "tokens", "truncated")
+        )
+        held_out_sentences = sum(row["segments"] for held_out, row in rows if held_out)
+        lines.append(f"{language:<12}{sentences:>12,}{tokens:>12,}{cut:>8,}{held_out_sentences:>20,}")
+    return "\n".join(lines)
+
+
+# ---- building -------------------------------------------------------------------------------------------
+
+
+def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: int, say: Say) -> None:
+    tokenizer_folder = folder / "tokenizer"
+    if config.tokenizer.train is not None:
+        say(f"training a tokenizer of {config.tokenizer.train.vocabulary_size:,} ids")
+        train_tokenizer(lambda: _training_sentences(config), config.tokenizer.train, tokenizer_folder)
+    else:
+        copy_tokenizer(config.tokenizer.path or "", tokenizer_folder)
+    tokenizer = Tokenizer.open(tokenizer_folder)
+    size = sum(file.stat().st_size for corpus in config.corpora.values() for file in _files(corpus))
+    writers = []
+    with (
+        Progress("preparing", size) as progress,
+        (folder / "rejects.tsv").open("w", encoding="utf-8") as listing,
+        EncoderPool(workers) as pool,
+    ):
+        listing.write("corpus\tfile\tline\treason\tlanguage\tlost\n")
+        for name, corpus in config.corpora.items():
+            writer = CorpusWriter(folder, name, corpus.kind, corpus.held_out)
+            writers.append(writer)
+            tasks = _tasks(corpus, config, tokenizer_folder, progress.advance)
+            for rejects, chunk in pool.in_order(tasks):
+                writer.add(chunk)
+                for reject in sorted(rejects + chunk.rejects, key=lambda each: (each.line, each.file)):
+                    writer.reject(reject)
+                    listing.write(_row(name, reject))
+            if not writer.records:
+                reasons = ", ".join(f"{reason} {count}" for reason, count in writer.reasons().items())
+                raise UserError(
+                    f"corpora.{name}: nothing was kept of {writer.rejected} records ({reasons or 'empty'})"
+                )
+    languages = tuple(sorted({language for writer in writers for language in writer.languages}))
+    corpora = {writer.name: writer.finish(languages) for writer in writers}
+    names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names
+    }
+    content = {
+        "languages": list(languages),
+        "maximum_tokens": config.maximum_tokens,
+        "tokenizer": {
+            "vocabulary_size": tokenizer.vocabulary_size,
+            "mask_id": tokenizer.mask_id,
+            "fingerprint": tokenizer.fingerprint,
+        },
+        "corpora": corpora,
+    }
+    rows = {name: file["sha256"] for name, file in files.items() if name.endswith(".arrow")}
+    fingerprint = digest_of_values({"content": content, "files": rows})
+    write_manifest(folder, {"fingerprint": fingerprint, **content, "inputs": inputs, "files": files})
+    _flush(folder)
+
+
+def _training_sentences(config: DataConfig) -> Iterator[tuple[str, str]]:
+    for corpus in config.corpora.values():
+        if not corpus.held_out:
+            for item in read_corpus(corpus, config.maximum_characters):
+                if not isinstance(item, Reject):
+                    yield from segments(item[1])
+
+
+def _tasks(
+    corpus: CorpusConfig, config: DataConfig, tokenizer_folder: Path, advance: Advance
+) -> Iterator[Task]:
+    """The corpus cut into chunks; where the cuts lie depends on the corpus alone."""
+    records: list[tuple[int, Record]] = []
+    rejects: list[Reject] = []
+    held = 0
+    for item in read_corpus(corpus, config.maximum_characters, advance):
+        if isinstance(item, Reject):
+            rejects.append(item)
+        else:
+            records.append(item)
+            held += len(segments(item[1]))
+        if held >= SEGMENTS_PER_CHUNK or len(rejects) >= REJECTS_PER_CHUNK:
+            yield rejects, (records, corpus.files()[0], tokenizer_folder, config.maximum_tokens)
+            records, rejects, held = [], [], 0
+    yield rejects, (records, corpus.files()[0], tokenizer_folder, config.maximum_tokens)
+
+
+# ---- the store's folder ---------------------------------------------------------------------------------
+
+
+def _already_prepared(place: Path, inputs: dict[str, Any], rebuild: bool) -> bool:
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return False
+    if not (place / MANIFEST).is_file():
+        raise UserError(f"{place}: exists and is not a token store; name another folder (--set store=FOLDER)")
+    try:
+        different = differences(read_manifest(place)["inputs"], inputs)
+        if not different:
+            TokenStore.open(place)
+            return True
+    except UserError:
+        if rebuild:
+            return False
+        raise
+    if rebuild:
+        return False
+    raise UserError(
+        "\n  ".join([f"{place}: holds a token store of other inputs", *different])
+        + "\nReplace it with: python -m data.prepare --recipe RECIPE --rebuild"
+        + "\nor keep both, with another folder: --set store=FOLDER"
+    )
+
+
+def _move_into_place(partial: Path, place: Path) -> None:
+    partial.chmod(0o755)  # mkdtemp's are closed to others
+    old = None
+    if place.exists():
+        old = Path(tempfile.mkdtemp(prefix=f"{place.name}.old-", dir=place.parent))
+        place.rename(old / place.name)
+    partial.rename(place)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _flush(folder: Path) -> None:
+    """To the disk, before the rename makes it a store."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _files(corpus: CorpusConfig) -> list[Path]:
+    return [file for path in corpus.files() for file in files_of(path)]
+
+
+def _row(corpus: str, reject: Reject) -> str:
+    file = reject.file.replace("\t", " ").replace("\n", " ")
+    lost = "record" if reject.whole_record else "text"
+    return f"{corpus}\t{file}\t{reject.line}\t{reject.reason}\t{reject.language}\t{lost}\n"
+
+
+def _short(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

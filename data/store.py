@@ -1,0 +1,206 @@
+"""The token store: Arrow files of segments, memory-mapped, with a manifest of counts and digests.
+
+A segment is one text in one language; a record is a run of consecutive segments. A store is a folder:
+    manifest.json              what is in it, from what it was made, sizes and digests of the other files
+    tokenizer/                 the tokenizer, as a Hugging Face folder
+    CORPUS.arrow               one row a segment: language, record, group, length, ids, text (scored: score)
+    CORPUS.records.arrow       start: first segment of each record, and the number of segments at the end
+    rejects.tsv                what was read and not kept
+Each Arrow file is a single record batch, so that every column is one stretch of mapped memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from data.recipe import UserError
+
+MANIFEST = "manifest.json"
+FORMAT = "calque token store"
+VERSION = 1
+
+
+class Corpus:
+    """One corpus of a store. Arrays are read-only views of the mapped file; S segments, R records."""
+
+    def __init__(self, folder: Path, name: str, entry: Mapping[str, Any], languages: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.name = name
+        self.entry = entry  # the corpus' part of the manifest
+        self.languages = languages
+        self.kind: str = entry["kind"]
+        self.held_out: bool = entry["held_out"]
+        self.records: int = entry["records"]
+        self.segments: int = entry["segments"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Corpus, (self.folder, self.name, self.entry, self.languages)
+
+    @cached_property
+    def segment_language(self) -> np.ndarray:
+        """(S,) uint16, index into the store's languages."""
+        return self._numbers("language")
+
+    @cached_property
+    def segment_record(self) -> np.ndarray:
+        """(S,) int64, ascending."""
+        return self._numbers("record")
+
+    @cached_property
+    def segment_lengths(self) -> np.ndarray:
+        """(S,) int32, ids of each segment, special tokens not counted."""
+        return self._numbers("length")
+
+    @cached_property
+    def segment_groups(self) -> np.ndarray:
+        """(S,) uint64: segments of one group may mean the same and are never each other's negative."""
+        return self._numbers("group")
+
+    @cached_property
+    def segment_scores(self) -> np.ndarray:
+        """(S,) float32, the teacher's score against the anchor, NaN for the anchor; scored corpora only."""
+        return self._numbers("score")
+
+    @cached_property
+    def record_starts(self) -> np.ndarray:
+        """(R + 1,) int64: record r has the segments record_starts[r] to record_starts[r + 1]."""
+        return (
+            _batch(self.folder / f"{self.name}.records.arrow").column("start").to_numpy(zero_copy_only=True)
+        )
+
+    def ids(self, segment: int) -> np.ndarray:
+        """The ids of a segment, int32, without special tokens: a view."""
+        offsets, values = self._ids
+        return values[offsets[segment] : offsets[segment + 1]]
+
+    def text(self, segment: int) -> str:
+        """The text of a segment, whole even where its ids are cut."""
+        offsets, values = self._text
+        return values[offsets[segment] : offsets[segment + 1]].tobytes().decode("utf-8")
+
+    def language(self, segment: int) -> str:
+        """The language of a segment."""
+        return self.languages[self.segment_language[segment]]
+
+    @cached_property
+    def _rows(self) -> pa.RecordBatch:
+        return _batch(self.folder / f"{self.name}.arrow")
+
+    @cached_property
+    def _ids(self) -> tuple[np.ndarray, np.ndarray]:
+        column = self._rows.column("ids")
+        return column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True)
+
+    @cached_property
+    def _text(self) -> tuple[np.ndarray, np.ndarray]:
+        _, offsets, values = self._rows.column("text").buffers()
+        return np.frombuffer(offsets, np.int64, self.segments + 1), np.frombuffer(values, np.uint8)
+
+    def _numbers(self, column: str) -> np.ndarray:
+        return self._rows.column(column).to_numpy(zero_copy_only=True)
+
+
+class TokenStore:
+    """A complete token store. Cheap to open, to pickle and to hold: nothing is read before it is used."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.languages: tuple[str, ...] = tuple(manifest["languages"])
+        self.fingerprint: str = manifest["fingerprint"]
+        self.tokenizer_folder = folder / "tokenizer"
+        self.corpora: Mapping[str, Corpus] = MappingProxyType(
+            {name: Corpus(folder, name, entry, self.languages) for name, entry in manifest["corpora"].items()}
+        )
+
+    @classmethod
+    def open(cls, folder: str | Path) -> TokenStore:
+        """The store in `folder`; UserError if it is missing, incomplete, or not what its manifest says.
+
+        Compares sizes only; `verify` reads everything.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        for name, file in manifest["files"].items():
+            path = folder / name
+            size = path.stat().st_size if path.is_file() else None
+            if size != file["bytes"]:
+                state = "is missing" if size is None else f"has {size} bytes, not {file['bytes']}"
+                raise UserError(f"{path} {state}: the token store is damaged; {remedy(folder)}")
+        return cls(folder, manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenStore, (self.folder, self.manifest)
+
+    def verify(self) -> None:
+        """Reads every file and compares its SHA-256; UserError names the damaged ones."""
+        files = self.manifest["files"]
+        damaged = [name for name, file in files.items() if sha256_of(self.folder / name) != file["sha256"]]
+        if damaged:
+            listed = ", ".join(str(self.folder / name) for name in damaged)
+            raise UserError(f"{listed}: not the bytes that were written; {remedy(self.folder)}")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store, checked against its own digest."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        what = "holds no token store" if folder.is_dir() else "there is no such folder"
+        raise UserError(f"{folder}: {what}; make one with: python -m data.prepare --recipe RECIPE") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can not be read ({error}); {remedy(folder)}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: this is not the manifest of a token store; choose another folder")
+    if manifest.get("version") != VERSION:
+        made = f"version {manifest.get('version')}, this program reads version {VERSION}"
+        raise UserError(f"{path}: a token store of {made}; {remedy(folder)}")
+    if manifest.get("digest") != _digest_of(manifest):
+        raise UserError(f"{path}: the manifest was changed after it was written; {remedy(folder)}")
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Writes manifest.json with its digest; the last thing that is written into a store."""
+    whole = {"format": FORMAT, "version": VERSION, **manifest}
+    whole["digest"] = _digest_of(whole)
+    text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; "" if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def digest_of_values(values: Any) -> str:
+    """SHA-256 of plain values, independent of the order of keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def remedy(folder: Path) -> str:
+    """What to do about a store that can not be used."""
+    return f"build {folder} again with: python -m data.prepare --recipe RECIPE --rebuild"
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    return digest_of_values({key: value for key, value in manifest.items() if key != "digest"})
+
+
+def _batch(path: Path) -> pa.RecordBatch:
+    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

@@ -1,0 +1,293 @@
+"""Text <-> ids: opening a tokenizer folder, and training one with sentencepiece (the door of sentencepiece).
+
+Ids are laid out as in XLM-R (Conneau et al. 2020): <s> 0, <pad> 1, </s> 2, <unk> 3, the pieces, <mask> last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from data.config import TrainTokenizerConfig
+from data.recipe import UserError
+
+# Work is shared out over processes; the library's own threads warn or dead-lock in processes that fork.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
+MASK = "<mask>"
+FILES = ("tokenizer.json", "tokenizer_config.json")
+# Scores of the special tokens while we encode: low enough that the text "<mask>" is spelt in ordinary pieces.
+NEVER = -1e6
+# The number of threads decides the order of sentencepiece's sums, and with it the pieces: a constant.
+TRAINING_THREADS = 4
+
+
+class Tokenizer:
+    """Text to ids and back for one tokenizer folder in Hugging Face's form; needs no transformers."""
+
+    bos_id, pad_id, eos_id, unk_id = range(4)
+
+    def __init__(self, folder: str | Path) -> None:
+        """Opens folder/tokenizer.json; UserError if it is not one or its special ids are not XLM-R's."""
+        self.folder = Path(folder)
+        text = _read_tokenizer_json(self.folder)
+        self.fingerprint = hashlib.sha256(text).hexdigest()
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(_without_special_pieces(text))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{self.folder}/tokenizer.json: not a tokenizer: {error}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
+        self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.mask_id = self._checked_layout()
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Tokenizer:
+        """The tokenizer in `folder`."""
+        return cls(folder)
+
+    def __reduce__(self) -> tuple[type[Tokenizer], tuple[Path]]:
+        return Tokenizer, (self.folder,)
+
+    @property
+    def special_ids(self) -> tuple[int, ...]:
+        """<s>, <pad>, </s>, <unk>, <mask>."""
+        return (self.bos_id, self.pad_id, self.eos_id, self.unk_id, self.mask_id)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, int32, without special tokens around it."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(each.ids, dtype=np.int32) for each in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; special tokens are written out (<mask>), <s>, </s> and <pad> too."""
+        return self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=False)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The piece behind each id, with the word mark (U+2581)."""
+        return [self._tokenizer.id_to_token(int(each)) or "" for each in ids]
+
+    def _checked_layout(self) -> int:
+        found = {token: self._tokenizer.token_to_id(token) for token in (*SPECIALS, MASK)}
+        wrong = [
+            f"{token} is {found[token]}, not {i}" for i, token in enumerate(SPECIALS) if found[token] != i
+        ]
+        mask = found[MASK]
+        if mask is None:
+            wrong.append(f"{MASK} is missing")
+        if wrong or mask is None:
+            raise UserError(
+                f"{self.folder}: the special ids are not laid out as in XLM-R ({'; '.join(wrong)}); use an "
+                "XLM-R or multilingual-e5 tokenizer, or let the recipe train one (tokenizer: {train: {}})"
+            )
+        return mask
+
+
+def copy_tokenizer(source: str | Path, folder: Path) -> None:
+    """Copies an existing tokenizer folder's files; UserError if Tokenizer could not open it."""
+    Tokenizer(source)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*FILES, "special_tokens_map.json"):
+        if (Path(source) / name).is_file():
+            (folder / name).write_bytes((Path(source) / name).read_bytes())
+    if not (folder / FILES[1]).is_file():
+        _write_json(folder / FILES[1], _tokenizer_config())
+
+
+def train_tokenizer(
+    sentences: Callable[[], Iterable[tuple[str, str]]], config: TrainTokenizerConfig, folder: Path
+) -> None:
+    """Trains a unigram model on (language, text) pairs, which are read twice, and writes a tokenizer folder.
+
+    Languages are weighted so that each holds characters ** temperature of the training text (the temperature
+    sampling of XLM-R). Text is normalised by nmt_nfkc as in XLM-R. Digits are pieces of their own, unlike in
+    XLM-R: numbers then look the same in every language and take no room in a small vocabulary.
+    """
+    import sentencepiece  # here: worker processes open tokenizers and train none
+
+    model = io.BytesIO()
+    lines = _weighted_sentences(sentences, config)
+    first = next(lines, None)
+    if first is None:
+        raise UserError("the tokenizer has no text to train on: every corpus is empty or held out")
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_chained(first, lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=config.vocabulary_size
+            - len(SPECIALS),  # <unk> stands for four of ours, <mask> for none
+            character_coverage=config.character_coverage,
+            normalization_rule_name="nmt_nfkc",
+            split_digits=True,
+            byte_fallback=False,
+            input_format="tsv",  # text, weight
+            max_sentence_length=1 << 20,
+            num_threads=TRAINING_THREADS,
+            shrinking_factor=0.6,  # a third fewer rounds than 0.75
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_training_remedy(str(error), config)) from None
+    write_tokenizer(model.getvalue(), folder)
+
+
+def write_tokenizer(model: bytes, folder: Path) -> None:
+    """Writes a sentencepiece unigram model (its first piece is <unk>) as a Hugging Face tokenizer folder."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    pieces = [
+        (processor.id_to_piece(i), processor.get_score(i)) for i in range(1, processor.get_piece_size())
+    ]
+    vocabulary = [(token, 0.0) for token in SPECIALS] + pieces + [(MASK, 0.0)]
+    tokenizer = tokenizers.Tokenizer(models.Unigram(vocabulary, unk_id=3, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Precompiled(_character_map(model)),
+            normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+            normalizers.Strip(left=True, right=True),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        pair="<s> $A </s> </s> $B </s>",
+        special_tokens=[("<s>", 0), ("</s>", 2)],
+    )
+    tokenizer.add_special_tokens(
+        [tokenizers.AddedToken(token, special=True, normalized=False) for token in SPECIALS]
+        + [tokenizers.AddedToken(MASK, special=True, normalized=False, lstrip=True)]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILES[0]).write_text(tokenizer.to_str(), encoding="utf-8")
+    _write_json(folder / FILES[1], _tokenizer_config())
+
+
+# ---- training -------------------------------------------------------------------------------------------
+
+
+def _weighted_sentences(
+    sentences: Callable[[], Iterable[tuple[str, str]]], config: TrainTokenizerConfig
+) -> Iterator[str]:
+    """Lines "text TAB weight": at most about maximum_sentences, the same for every run with one seed."""
+    characters: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
+    for language, text in sentences():
+        characters[language] += len(text)
+        counts[language] += 1
+    shares = {language: float(total) ** config.temperature for language, total in characters.items()}
+    whole = sum(shares.values())
+    chosen = {
+        language: min(count, 1 + int(config.maximum_sentences * shares[language] / whole))
+        for language, count in counts.items()
+    }
+    # weight of one character, had every language as many sentences as are chosen
+    weights = {
+        language: shares[language] / (characters[language] * chosen[language] / count)
+        for language, count in counts.items()
+    }
+    lightest = min(weights.values(), default=1.0)
+    draws = {language: random.Random(f"{config.seed} {language}") for language in counts}
+    for language, text in sentences():
+        draw = draws[language]
+        if draw.random() * counts[language] < chosen[language]:
+            chosen[language] -= 1
+            weight = int(weights[language] / lightest + draw.random())  # rounded at random: exact on average
+            yield f"{' '.join(text.split())}\t{weight}"
+        counts[language] -= 1
+
+
+def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _training_remedy(message: str, config: TrainTokenizerConfig) -> str:
+    size = f"tokenizer.train.vocabulary_size = {config.vocabulary_size}"
+    largest = re.search(r"value <= (\d+)", message)
+    if largest:
+        return (
+            f"{size}: the corpora yield too few pieces; set it to {int(largest[1]) + len(SPECIALS)} or less"
+        )
+    smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
+    if smallest:
+        return (
+            f"{size}: the corpora have {smallest[1]} different characters; set it well above that, or lower "
+            f"tokenizer.train.character_coverage (now {config.character_coverage})"
+        )
+    return f"sentencepiece could not train a tokenizer: {message}"
+
+
+def _character_map(model: bytes) -> bytes:
+    """normalizer_spec.precompiled_charsmap of a sentencepiece model."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    return bytes(proto.normalizer_spec.precompiled_charsmap)
+
+
+def _tokenizer_config() -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 512,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "mask_token": MASK,
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ---- opening --------------------------------------------------------------------------------------------
+
+
+def _read_tokenizer_json(folder: Path) -> bytes:
+    try:
+        return (folder / FILES[0]).read_bytes()
+    except OSError:
+        pass
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such tokenizer folder")
+    held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:10]) or "nothing"
+    raise UserError(
+        f"{folder}: no tokenizer folder, it has no tokenizer.json (it holds {held}); write one with "
+        f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(...)"
+    )
+
+
+def _without_special_pieces(text: bytes) -> str:
+    """tokenizer.json with special tokens that no ordinary text can be cut into."""
+    value = json.loads(text)
+    model = value["model"]
+    if model.get("type") == "Unigram":
+        never = {token["content"] for token in value.get("added_tokens", []) if token.get("special")}
+        model["vocab"] = [[piece, NEVER if piece in never else score] for piece, score in model["vocab"]]
+    return json.dumps(value)
