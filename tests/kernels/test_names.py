@@ -28,7 +28,7 @@ def test_losses_do_not_load_triton() -> None:
 
 def test_an_unknown_name_is_an_import_error_with_the_remedy() -> None:
     with pytest.raises(ImportError, match="pip uninstall kernels"):
-        from kernels import get_kernel  # type: ignore[attr-defined]  # noqa: F401
+        from kernels import get_kernel  # noqa: F401
 
 
 def test_a_transformers_model_opens_with_this_package_in_the_place_of_the_other() -> None:

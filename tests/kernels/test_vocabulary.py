@@ -91,7 +91,8 @@ def test_streaming_is_as_exact_as_dense_torch_in_low_precision(
     dtype: torch.dtype, rows: int, scale: float
 ) -> None:
     given = case(33, 515, 24, dtype, scale)
-    truth_case = Case(*(part.detach().double().requires_grad_() for part in given[:3]), *given[3:])
+    hidden, table, bias = (part.detach().double().requires_grad_() for part in given[:3])
+    truth_case = Case(hidden, table, bias, given.targets, given.weights)
     truth = vocabulary_loss_reference(*truth_case[:4])[0]
     block_bytes = rows * 515 * given.table.element_size()
     values = vocabulary_loss_streaming(*given[:4], block_bytes=block_bytes)[0]
