@@ -49,7 +49,7 @@ def sentence_alignment(
 
     ``weights`` (S,) per stream is what masked sums are multiplied with too: task weight / number of the
     task's terms in the step. So the loss of a microbatch is ``masked.sums @ weights + alignment.total``.
-    Every rank must call. The gradient is this rank's part of the gradient of the sum over ranks (not of a mean).
+    Every rank must call. The gradient is this rank's part of the gradient of the sum over ranks, no mean.
     """
     return align(
         output.sentence_vectors,
