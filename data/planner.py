@@ -93,6 +93,8 @@ class Planner:
         self.maximum_tokens = maximum_tokens
         self.seed = seed
         count = len(streams)
+        tasks = list(dict.fromkeys(stream.task.name for stream in streams))
+        self._of_task = [[i for i, s in enumerate(streams) if s.task.name == name] for name in tasks]
         self._state = PlannerState(1, np.zeros(count, np.int64), np.zeros(count, np.int64), ())
         self._before: dict[int, PlannerState] = {}  # the states before the steps that are planned but not fed back
         self._realised: dict[int, np.ndarray] = {}
@@ -146,20 +148,25 @@ class Planner:
         planned = np.zeros(len(self.streams), np.int64)
         rows = _Rows(self.rows, self.row_tokens)
         chosen: list[tuple[int, int, int, int, int]] = []
-        # The stream that is owed most goes first. A stream whose next record fits into no row any more is done;
-        # what it is still owed stands in the state and brings it to the front of the next step.
-        queue = [(-need[i], i) for i in range(len(self.streams))]
-        heapq.heapify(queue)
-        while queue and rows.largest > 0:
-            owed, i = heapq.heappop(queue)
+        # The task that is owed most goes first, so that every step holds every task, and in it the stream that is
+        # owed most. A stream whose next record fits into no row any more is done; what it is still owed stands in
+        # the state and brings it to the front of the next step.
+        queues = [[(-need[i], i) for i in members] for members in self._of_task]
+        for queue in queues:
+            heapq.heapify(queue)
+        owed = [float(need[members].sum()) for members in self._of_task]
+        while any(queues) and rows.largest > 0:
+            task = max((t for t, queue in enumerate(queues) if queue), key=owed.__getitem__)
+            less, i = heapq.heappop(queues[task])
             record, epoch, room = self._record(i, int(cursors[i]))
             row = rows.take(room)
             if row is None:
                 continue
             cursors[i] += 1
             planned[i] += room
+            owed[task] -= room
             chosen.append((i, record, epoch, room, row))
-            heapq.heappush(queue, (owed + room, i))
+            heapq.heappush(queues[task], (less + room, i))
         records = np.array(chosen, dtype=np.int64).reshape(-1, 5)
         records = records[np.argsort(records[:, 4], kind="stable")]
         after = PlannerState(

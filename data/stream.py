@@ -111,7 +111,7 @@ class MicrobatchMaker:
             row[Tally.PAIRS] += len(example.pairs)
             if mixed is not None:
                 row[Tally.REPLACED :] += (mixed.replaced, mixed.translatable, mixed.words, mixed.languages)
-        return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad), tally)
+        return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad_id), tally)
 
 
 class BatchStream:

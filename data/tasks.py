@@ -144,7 +144,7 @@ def make_mmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, c
     masked = corrupt(
         segment.ids[: material.maximum_tokens - SPECIALS],
         config.mask_rate,
-        material.tokenizer.mask,
+        material.tokenizer.mask_id,
         draw.random("mask"),
     )
     ids = _wrapped(masked.shown, material.tokenizer)
@@ -158,9 +158,9 @@ def make_tlm(segments: Sequence[TextSegment], draw: Draw, material: Material, co
     tokenizer = material.tokenizer
     first, second = _ordered(segments, draw)
     left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
-    both = corrupt(np.concatenate([left, right]), config.mask_rate, tokenizer.mask, draw.random("mask"))
+    both = corrupt(np.concatenate([left, right]), config.mask_rate, tokenizer.mask_id, draw.random("mask"))
     x, y = _wrapped(both.shown[: len(left)], tokenizer), _wrapped(both.shown[len(left) :], tokenizer)
-    y[0] = tokenizer.eos
+    y[0] = tokenizer.eos_id
     predicted = both.predicted + 1 + SPECIALS * (both.predicted >= len(left))
     language = np.repeat([first.language, second.language], [len(x), len(y)])
     return Made(
@@ -180,7 +180,7 @@ def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, 
     first, second = _ordered(segments, draw)
     left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
     x, y = _wrapped(left, tokenizer), _wrapped(right, tokenizer)
-    y[0] = tokenizer.eos
+    y[0] = tokenizer.eos_id
     random = draw.random("mask")
     x_masked = choose(len(left), config.mask_rate, random) + 1
     y_masked = choose(len(right), config.mask_rate, random) + 1
@@ -256,7 +256,7 @@ TASKS: dict[str, Task] = {
 
 def _wrapped(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """<s> ids </s>."""
-    return np.concatenate([[tokenizer.bos], ids, [tokenizer.eos]]).astype(np.int32)
+    return np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype(np.int32)
 
 
 _NOTHING = np.empty(0, dtype=np.int64)
@@ -287,7 +287,7 @@ def _reading(
     context = np.delete(np.arange(len(seen)), seen_masked)
     readers = len(read_masked)
     return Document(
-        np.concatenate([seen[context], np.full(readers, tokenizer.mask, dtype=np.int32)]),
+        np.concatenate([seen[context], np.full(readers, tokenizer.mask_id, dtype=np.int32)]),
         np.concatenate([seen_positions[context], read_positions[read_masked]]),
         np.repeat([seen_language, read_language], [len(context), readers]),
         len(context),

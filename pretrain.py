@@ -1,0 +1,51 @@
+"""Pretrain an encoder: read the command line, build the Trainer, fit. See README.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from data.recipe import UserError, parse_recipe, read_recipe
+from training import environment
+from training.config import Recipe
+from training.sharding import read_sharding
+
+
+def main() -> int:
+    """Run; returns the exit status: 0 done or stopped on demand, 2 for what only the person can mend."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--recipe", default="recipes/demo.yaml", help="what to train (default: %(default)s)")
+    parser.add_argument("--deepspeed_config", "--deepspeed-config", help="how to shard it (default: ds_configs/cpu.json,"
+                        " or zero3.json where there is a GPU)")  # fmt: skip
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="build everything, train nothing, print the sizes")
+    parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # launchers add it
+    parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)  # habit of other programs
+    arguments = parser.parse_args()
+    try:
+        raw = read_recipe(arguments.recipe, arguments.set)
+        recipe = parse_recipe(raw, Recipe)
+        gpu = os.path.exists("/dev/nvidiactl")
+        path = Path(arguments.deepspeed_config or ("ds_configs/zero3.json" if gpu else "ds_configs/cpu.json"))
+        sharding = read_sharding(path)
+        environment.prepare()
+        if arguments.dry_run:
+            from training.plan import print_plan
+
+            print_plan(recipe, raw, sharding, path, int(os.environ["WORLD_SIZE"]))
+            return 0
+        from training.trainer import Trainer
+
+        Trainer(recipe, raw, sharding, path, arguments.runs).fit()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

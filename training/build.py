@@ -1,0 +1,124 @@
+"""From a recipe to its parts: store, streams, planner, model. Used by the run, the dry run and the evaluation."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor, nn
+
+from data.lexicon import Lexicon
+from data.planner import Planner
+from data.recipe import UserError
+from data.sampling import Stream, shares_of, streams_of
+from data.store import TokenStore
+from data.stream import MicrobatchMaker
+from data.tasks import Material
+from data.tokenizer import Tokenizer
+from model.config import EncoderConfig
+from model.huggingface import ModelError, load_weights, read_config
+from model.pretraining import PretrainingModel
+from training.config import Recipe
+
+
+class DataParts(NamedTuple):
+    """What a run reads."""
+
+    store: TokenStore
+    material: Material
+    streams: list[Stream]
+    shares: np.ndarray  # (S,)
+
+
+def open_data(recipe: Recipe) -> DataParts:
+    """The prepared store with its tokenizer and lexicon, and the streams of the recipe's tasks."""
+    store = TokenStore.open(Path(recipe.store))
+    lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons]) if recipe.lexicons else None
+    tokenizer = Tokenizer.open(store.tokenizer_folder)
+    material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens)
+    streams = streams_of(store, recipe.tasks, recipe.sampling, lexicon)
+    return DataParts(store, material, streams, shares_of(streams, recipe.tasks, recipe.sampling))
+
+
+def planner_of(recipe: Recipe, data: DataParts) -> Planner:
+    """The planner at step 1."""
+    return Planner(
+        data.streams,
+        data.shares,
+        step_tokens=recipe.batch.step_tokens,
+        row_tokens=recipe.batch.row_tokens,
+        maximum_tokens=recipe.maximum_tokens,
+        seed=recipe.seed,
+    )
+
+
+def maker_of(recipe: Recipe) -> functools.partial[MicrobatchMaker]:
+    """What opens a microbatch maker, in this process or in a worker."""
+    return functools.partial(
+        MicrobatchMaker.open,
+        Path(recipe.store),
+        [Path(entry.path) for entry in recipe.lexicons],
+        recipe.tasks,
+        recipe.sampling,
+        microbatch_tokens=recipe.batch.microbatch_tokens,
+        maximum_tokens=recipe.maximum_tokens,
+        seed=recipe.seed,
+    )
+
+
+def encoder_config(recipe: Recipe, vocabulary_size: int) -> EncoderConfig:
+    """The encoder's shape: the recipe's, or that of the folder to start from."""
+    shape = recipe.model
+    if shape.start_from is not None:
+        try:
+            config = read_config(Path(shape.start_from))
+        except ModelError as error:
+            raise UserError(str(error)) from None
+        if config.vocabulary_size != vocabulary_size:
+            raise UserError(
+                f"model.start_from {shape.start_from} has {config.vocabulary_size} token vectors and the tokenizer of"
+                f" {recipe.store} has {vocabulary_size} ids. Set tokenizer.path to {shape.start_from} and prepare again."
+            )
+        if recipe.maximum_tokens > config.longest_document:
+            raise UserError(
+                f"maximum_tokens {recipe.maximum_tokens}: the model of {shape.start_from} takes documents of at most"
+                f" {config.longest_document} tokens."
+            )
+        return config.model_copy(update={"dropout": shape.dropout, "initializer_std": shape.initializer_std})
+    assert shape.layers is not None and shape.width is not None and shape.heads is not None
+    return EncoderConfig(
+        vocabulary_size=vocabulary_size,
+        layers=shape.layers,
+        width=shape.width,
+        heads=shape.heads,
+        feed_forward=shape.feed_forward or 4 * shape.width,
+        positions=shape.positions,
+        dropout=shape.dropout,
+        initializer_std=shape.initializer_std,
+    )
+
+
+def build_model(
+    recipe: Recipe, vocabulary_size: int, layer_norm: type[nn.Module] = nn.LayerNorm
+) -> tuple[PretrainingModel, list[str]]:
+    """The model with its first weights, and the names of those that the folder to start from did not hold."""
+    config = encoder_config(recipe, vocabulary_size)
+    model = PretrainingModel(
+        config,
+        recipe.model.temperature,
+        learn_temperature=recipe.model.learn_temperature,
+        seed=recipe.seed,
+        layer_norm=layer_norm,
+        checkpoint_layers=recipe.model.activation_checkpointing,
+    )
+    fresh: list[str] = []
+    if recipe.model.start_from is not None:
+        try:
+            weights: dict[str, Tensor] = load_weights(Path(recipe.model.start_from), config)
+        except ModelError as error:
+            raise UserError(str(error)) from None
+        outcome: Any = model.load_state_dict(weights, strict=False)
+        fresh = [name for name in outcome.missing_keys if not name.startswith("temperature")]
+    return model, fresh

@@ -1,0 +1,164 @@
+"""Recipe: everything that decides what is trained, composed of each part's own settings; imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from data.config import DataConfig, Name, Text
+from data.recipe import Section
+from data.sampling import SamplingConfig
+from data.tasks import TasksConfig
+
+
+class BatchConfig(Section):
+    """Tokens of a step, of a row (the unit in which documents are packed) and of a microbatch (one forward)."""
+
+    step_tokens: int = Field(ge=1)
+    row_tokens: int = Field(ge=1)
+    microbatch_tokens: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _divides(self) -> BatchConfig:
+        if self.microbatch_tokens % self.row_tokens:
+            raise ValueError(
+                f"microbatch_tokens {self.microbatch_tokens} is not a multiple of row_tokens {self.row_tokens}"
+            )
+        if self.step_tokens % self.microbatch_tokens:
+            raise ValueError(
+                f"step_tokens {self.step_tokens} is not a multiple of microbatch_tokens {self.microbatch_tokens}"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """The encoder's shape, or the Hugging Face folder to start from; and the temperature of the comparisons."""
+
+    start_from: Text | None = None
+    layers: int | None = Field(None, ge=1)
+    width: int | None = Field(None, ge=1)
+    heads: int | None = Field(None, ge=1)
+    feed_forward: int | None = Field(None, ge=1)  # 4 * width if left out
+    positions: int = Field(514, ge=4)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    initializer_std: float = Field(0.02, gt=0)
+    temperature: float = Field(0.05, gt=0, le=1)
+    learn_temperature: bool = True
+    activation_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _shape_or_folder(self) -> ModelConfig:
+        shape = {"layers": self.layers, "width": self.width, "heads": self.heads}
+        missing = [name for name, value in shape.items() if value is None]
+        if self.start_from is None and missing:
+            raise ValueError(f"give {', '.join(missing)}, or a folder to start from (start_from)")
+        given = [name for name in [*shape, "feed_forward"] if getattr(self, name) is not None]
+        if self.start_from is not None and given:
+            raise ValueError(f"the folder of start_from decides the shape; leave out {', '.join(given)}")
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW, warm-up and decay. Reference values: METHODS of InfoXLM base (Chi et al., 2021)."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clipping: float = Field(1.0, ge=0)  # 0 switches it off
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    final_fraction: float = Field(0.0, ge=0, le=1)  # of the learning rate, at the last step
+    implementation: Literal["auto", "torch", "apex"] = "auto"
+
+
+class RetrievalConfig(Section):
+    """A held-out multi-way corpus whose rows are looked up among themselves and, if given, among more rows."""
+
+    corpus: Name
+    among: tuple[Name, ...] = ()  # further corpora whose rows stand among the candidates
+
+
+class EvaluationConfig(Section):
+    """When and on what the model is measured."""
+
+    every: int = Field(0, ge=0)  # steps; 0: only before the first and after the last
+    retrieval: dict[Name, RetrievalConfig] = {}
+    masked: tuple[Name, ...] = ()  # held-out corpora for masked accuracy and CAMLM against its control
+    other_pairs: int = Field(20, ge=0)  # pairs of languages without English that are sampled
+    maximum_rows: int = Field(1000, ge=1)  # rows of a masked corpus that are used
+    seed: int = 0
+
+
+class CheckpointConfig(Section):
+    """When the run is saved, and how many saves are kept."""
+
+    every: int = Field(1000, ge=0)  # steps; 0: only at the end
+    keep: int = Field(3, ge=1)
+
+
+class LogConfig(Section):
+    """How often the console speaks; metrics.jsonl has every step."""
+
+    every: int = Field(10, ge=1)
+    tensorboard: bool = True
+
+
+class Recipe(DataConfig):
+    """What to train: model, corpora, tasks with budgets, optimizer, evaluation."""
+
+    name: Name
+    seed: int = Field(1, ge=0)
+    steps: int = Field(ge=1)
+    precision: Literal["bf16", "fp32"] = "bf16"
+    workers: int = Field(1, ge=0)  # processes of each rank that make batches; 0: the rank itself
+    tasks: TasksConfig
+    sampling: SamplingConfig = SamplingConfig()
+    batch: BatchConfig
+    model: ModelConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        problems = []
+        if self.batch.row_tokens < 2 * self.maximum_tokens:
+            problems.append(
+                f"batch.row_tokens {self.batch.row_tokens} must hold two documents of maximum_tokens"
+                f" {self.maximum_tokens}: at least {2 * self.maximum_tokens}"
+            )
+        if self.optimizer.warmup_steps > self.steps:
+            problems.append(f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}")
+        if self.model.start_from is None and self.maximum_tokens > self.model.positions - 2:
+            problems.append(
+                f"maximum_tokens {self.maximum_tokens} needs model.positions of at least {self.maximum_tokens + 2}"
+            )
+        named = {
+            f"evaluation.retrieval.{name}": [r.corpus, *r.among] for name, r in self.evaluation.retrieval.items()
+        }
+        named["evaluation.masked"] = list(self.evaluation.masked)
+        for where, corpora in named.items():
+            for corpus in corpora:
+                if corpus not in self.corpora:
+                    problems.append(f"{where} names corpus {corpus!r}; corpora: {', '.join(self.corpora)}")
+                elif self.corpora[corpus].kind != "parallel":
+                    problems.append(f"{where} needs parallel corpora; {corpus!r} is {self.corpora[corpus].kind}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+ORDER_CHANGING = ("seed", "tasks", "sampling", "maximum_tokens")  # and batch.step_tokens, batch.row_tokens
+
+
+def order_settings(recipe: Recipe) -> dict[str, object]:
+    """The settings that decide which documents, masks and mixed texts every step holds."""
+    values = recipe.model_dump(mode="json")
+    for task in values["tasks"].values():
+        if task is not None:
+            task.pop("loss_weight")  # decides what a loss counts, not what is read
+    batch = {name: values["batch"][name] for name in ("step_tokens", "row_tokens")}
+    return {**{name: values[name] for name in ORDER_CHANGING}, "batch": batch}

@@ -1,0 +1,160 @@
+"""Engine: DeepSpeed behind five verbs. The only door of deepspeed.
+
+forward, backward, step, save, load; and reading the weights of a save without any process group.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data.recipe import UserError
+from model.pretraining import Batch, PretrainingModel, PretrainingOutput
+
+_TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the data-parallel ranks, and the device that it computes on."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank writes what only one may write."""
+        return self.rank == 0
+
+
+class StepOutcome(NamedTuple):
+    """What the optimizer did."""
+
+    gradient_norm: float  # before clipping, over all ranks
+    skipped: bool  # the gradient was not finite: weights and optimizer are as before
+
+
+def join_world() -> World:
+    """Start the process group (NCCL on GPUs, gloo without) and say who this process is."""
+    gpu = torch.cuda.is_available()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if not gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else a warning in every process
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # An extension for inference that would be compiled at the first launch; training never calls it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if gpu else "gloo", timeout=_TIMEOUT, verbose=False)
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
+class Engine:
+    """A model and its optimizer, sharded by DeepSpeed as the resolved DeepSpeed dict says."""
+
+    def __init__(
+        self, model: PretrainingModel, optimizer: torch.optim.Optimizer, sharding: dict[str, Any], world: World
+    ) -> None:
+        """Shard ``model`` and ``optimizer``; both belong to the engine from here on."""
+        import deepspeed
+
+        self.world = world
+        self.stage = int(sharding["zero_optimization"].get("stage", 0))
+        self.accumulation = int(sharding["gradient_accumulation_steps"])
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=sharding, dist_init_required=False
+        )
+        _read_checkpoints_without_code()
+
+    @property
+    def module(self) -> nn.Module:
+        """The model; under ZeRO-3 its parameters are empty outside of a forward."""
+        return self._engine.module
+
+    def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
+        """The model's forward."""
+        return self._engine(batch, sentence_vectors_only=sentence_vectors_only)
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off."""
+        self._engine.train(mode)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of this microbatch's share of the step's loss.
+
+        The sum over ranks and microbatches is what counts. DeepSpeed takes the mean over both, so the loss is
+        scaled up first.
+        """
+        self._engine.backward(loss * (self.world.ranks * self.accumulation))
+
+    def between_microbatches(self) -> None:
+        """Tell DeepSpeed that a microbatch ended and the step did not."""
+        self._engine.step()
+
+    def step(self, learning_rate: float) -> StepOutcome:
+        """After the last microbatch: clip, check that the gradient is finite, update the weights."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self.stage == 0:
+            gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(norm):
+                for parameter in self._engine.module.parameters():
+                    parameter.grad = None  # AdamW leaves such a parameter alone
+        self._engine.step()
+        if self.stage != 0:
+            norm = float(self._engine.get_global_grad_norm())
+        return StepOutcome(norm, not math.isfinite(norm))
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write this rank's shards to ``folder/tag``; returns when every rank has."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        dist.barrier()
+        if self.world.first:
+            (folder / "zero_to_fp32.py").unlink(missing_ok=True)  # a script that unpickles whatever it is given
+
+    def load(self, folder: Path, tag: str) -> None:
+        """Read the shards that ``save`` wrote at the same number of ranks."""
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        if path is None:
+            raise UserError(f"{folder / tag}: DeepSpeed found no checkpoint there.")
+
+
+def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
+    """Every float32 weight of the save in ``folder``, by name, put together in this one process."""
+    if stage == 0:
+        (file,) = folder.glob("mp_rank_00_model_states.pt")
+        return dict(torch.load(file, map_location="cpu", weights_only=True)["module"])
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
+
+
+def _read_checkpoints_without_code() -> None:
+    """DeepSpeed unpickles its files, which may run code; allow the few types that they really hold, no others."""
+    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    torch.serialization.add_safe_globals([ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address])
+
+    def load(self: object, path: str, map_location: object = None) -> object:
+        return torch.load(path, map_location=map_location, weights_only=True)
+
+    TorchCheckpointEngine.load = load

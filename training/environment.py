@@ -1,0 +1,45 @@
+"""What has to stand in the process's environment before torch is imported, however the run was launched.
+
+``deepspeed``, ``torchrun``, ``srun`` and plain ``python`` each set a different part of it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+
+
+def prepare() -> None:
+    """Fill in rank, size, rendezvous and threads where the launcher left them out."""
+    environment = os.environ
+    if "RANK" not in environment and "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
+        environment["RANK"] = environment["SLURM_PROCID"]
+        environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
+        environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
+        environment["LOCAL_WORLD_SIZE"] = environment.get("SLURM_NTASKS_PER_NODE", "1").split("(")[0]
+        environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+    if "RANK" not in environment:
+        environment.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
+        environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    here = environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or environment["WORLD_SIZE"]
+    environment.setdefault("LOCAL_SIZE", here)
+    environment.setdefault("CROSS_RANK", "0")
+    environment.setdefault("CROSS_SIZE", "1")
+    # Without it every rank starts as many threads as there are cores, and they wait for each other.
+    # torchrun sets it to 1 whatever the machine; a value of the user's own stays.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(here))))
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Said many times a second by torch about calls that DeepSpeed makes.
+    warnings.filterwarnings("ignore", message=r".*(all_gather_into_tensor|reduce_scatter_tensor|all_reduce).*", category=FutureWarning)  # fmt: skip
+
+
+def rank() -> int:
+    """This process's number, before torch.distributed knows it."""
+    return int(os.environ["RANK"])
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

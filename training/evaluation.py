@@ -1,0 +1,257 @@
+"""What the model is worth on held-out text: bitext retrieval, masked accuracy, CAMLM against its control.
+
+The only door of accelerate, whose tools split the work over the ranks and gather what they found. Used in the
+loop, where ``forward`` is the engine, and by ``training.evaluate`` on an exported or saved model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from data.batch import PackedBatch
+from data.packing import FIRST_POSITION, Document, Example, pack
+from data.store import Corpus, TokenStore
+from data.tasks import (
+    SPECIALS,
+    CrossAttentionMaskedConfig,
+    Draw,
+    MaskedConfig,
+    Material,
+    TextSegment,
+    make_camlm,
+    make_mmlm,
+)
+from model.pretraining import PretrainingOutput
+from training.config import EvaluationConfig
+from training.retrieval import LanguageRows, bitext_retrieval, text_keys
+
+Forward = Callable[[PackedBatch, bool], PretrainingOutput]  # (batch, sentence_vectors_only)
+PIVOT = "en"
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
+class MaskedSet(NamedTuple):
+    """Microbatches with fixed masks, and the names of their streams."""
+
+    batches: list[PackedBatch]
+    names: list[str]  # "mmlm/de", "camlm/de-en", "camlm_control/de-en"
+
+
+class Evaluator:
+    """Holds the evaluation sets of a recipe, so that every evaluation of a run reads the same."""
+
+    def __init__(
+        self, store: TokenStore, material: Material, config: EvaluationConfig, microbatch_tokens: int
+    ) -> None:
+        """Build the fixed masks; texts for retrieval are packed when they are needed."""
+        self._store = store
+        self._material = material
+        self._config = config
+        self._tokens = microbatch_tokens
+        self._masked = self._masked_set()
+
+    def __call__(self, forward: Forward) -> dict[str, float]:
+        """All figures, the same on every rank, by name: ``retrieval/test/mean``, ``masked/mmlm/accuracy`` ..."""
+        with torch.no_grad():
+            return {**self._retrieval(forward), **self._masked_scores(forward)}
+
+    def _retrieval(self, forward: Forward) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        vectors: dict[str, np.ndarray] = {}
+        for name, settings in self._config.retrieval.items():
+            for corpus_name in (settings.corpus, *settings.among):
+                if corpus_name not in vectors:
+                    vectors[corpus_name] = self.embed(forward, self._store.corpora[corpus_name])
+            found = bitext_retrieval(
+                language_rows(self._store, settings.corpus, vectors),
+                distractors=distractors(self._store, settings.among, vectors),
+                pivot=PIVOT,
+                other_pairs=self._config.other_pairs,
+                seed=self._config.seed,
+            )
+            scores |= found.scalars(name)
+        return scores
+
+    def embed(self, forward: Forward, corpus: Corpus) -> np.ndarray:
+        """Sentence vectors (segments, E) float32 of a corpus, made by all ranks together."""
+        order = np.argsort(corpus.segment_lengths, kind="stable")
+        groups = list(_fill(order, corpus.segment_lengths[order] + SPECIALS, self._tokens, self._material))
+        batches = [(group, self._sentences(corpus, group)) for group in groups]
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for group, batch in _split(batches):
+            output = forward(batch, True)
+            found.append((group, output.sentence_vectors.float().cpu().numpy()))
+        whole = np.zeros((len(order), found[0][1].shape[1]), dtype=np.float32)
+        for group, vectors in gather_object(found):
+            whole[group] = vectors
+        return whole
+
+    def _sentences(self, corpus: Corpus, segments: np.ndarray) -> PackedBatch:
+        """A batch of texts to embed; each stands in a pair with itself, which makes it a compared document."""
+        return sentence_batch([corpus.ids(int(segment)) for segment in segments], self._material)
+
+    def _masked_set(self) -> MaskedSet:
+        names: dict[str, int] = {}
+        examples: list[Example] = []
+        for corpus_name in self._config.masked:
+            corpus = self._store.corpora[corpus_name]
+            for record in range(min(len(corpus.record_starts) - 1, self._config.maximum_rows)):
+                row = [
+                    TextSegment(int(corpus.segment_language[s]), corpus.ids(s), "", 0)
+                    for s in range(corpus.record_starts[record], corpus.record_starts[record + 1])
+                ]
+                examples += self._masked_examples(row, record, names)
+        batches = []
+        sizes = np.array([example.tokens for example in examples], dtype=np.int64)
+        for group in _fill(np.arange(len(examples)), sizes, self._tokens, self._material):
+            arrays = pack([examples[i] for i in group], self._tokens, self._material.tokenizer.pad_id)
+            batches.append(PackedBatch.from_arrays(arrays))
+        return MaskedSet(batches, list(names))
+
+    def _masked_examples(
+        self, row: Sequence[TextSegment], record: int, names: dict[str, int]
+    ) -> Iterator[Example]:
+        languages = self._material.languages
+        pivot = next((s for s in row if languages[s.language] == PIVOT), None)
+        for segment in row:
+            language = languages[segment.language]
+            yield self._made(make_mmlm, MaskedConfig(), f"mmlm/{language}", [segment], record, names)
+            if pivot is None or segment is pivot:
+                continue
+            config = CrossAttentionMaskedConfig()
+            pair = "-".join(sorted((language, PIVOT)))
+            both = self._made(make_camlm, config, f"camlm/{pair}", [segment, pivot], record, names)
+            yield both
+            stream = names.setdefault(f"camlm_control/{pair}", len(names))
+            specials = self._material.tokenizer.special_ids
+            yield Example(stream, [without_context(document, specials) for document in both.documents])
+
+    def _made(
+        self,
+        make: Callable,
+        config: object,
+        name: str,
+        segments: Sequence[TextSegment],
+        record: int,
+        names: dict[str, int],
+    ) -> Example:
+        stream = names.setdefault(name, len(names))
+        draw = Draw(self._config.seed, stream, f"evaluation/{name}", record, 0, 0)
+        made = make(segments, draw, self._material, config)
+        assert made.example is not None
+        return made.example
+
+    def _masked_scores(self, forward: Forward) -> dict[str, float]:
+        batches, names = self._masked
+        if not batches:
+            return {}
+        # Each batch is counted once although the split repeats some of them to give every rank as many.
+        found = []
+        for number, batch in _split(list(enumerate(batches))):
+            output = forward(batch, False)
+            sums = np.zeros((len(names), 3))
+            stream = batch.prediction_stream.numpy()
+            for column, values in enumerate((output.prediction_losses, output.predictions_correct)):
+                np.add.at(sums[:, column], stream, values.double().cpu().numpy())
+            np.add.at(sums[:, 2], stream, 1.0)
+            found.append((number, sums))
+        total = sum(dict(gather_object(found)).values())
+        assert isinstance(total, np.ndarray)
+        scores: dict[str, float] = {}
+        for task in ("mmlm", "camlm", "camlm_control"):
+            members = [i for i, name in enumerate(names) if name.startswith(task + "/")]
+            if not members:
+                continue
+            loss, correct, count = total[members].sum(axis=0)
+            scores[f"masked/{task}/loss"] = loss / count
+            scores[f"masked/{task}/accuracy"] = correct / count
+            for i in members:
+                language = names[i].removeprefix(task + "/")
+                scores[f"masked/{task}/accuracy/{language}"] = total[i, 1] / max(total[i, 2], 1.0)
+        return scores
+
+
+def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBatch:
+    """A batch whose documents are ``texts`` (ids without special tokens), all of them compared, nothing predicted."""
+    tokenizer = material.tokenizer
+    documents = []
+    for ids in texts:
+        kept = ids[: material.maximum_tokens - SPECIALS]
+        whole = np.concatenate([[tokenizer.bos_id], kept, [tokenizer.eos_id]])
+        positions = np.arange(len(whole)) + FIRST_POSITION
+        documents.append(Document(whole, positions, 0, len(whole), _NOTHING, _NOTHING))
+    examples = [Example(0, [document], pairs=[(0, 0)]) for document in documents]
+    return PackedBatch.from_arrays(pack(examples, sum(e.tokens for e in examples), tokenizer.pad_id))
+
+
+def language_rows(
+    store: TokenStore, corpus_name: str, vectors: Mapping[str, np.ndarray]
+) -> dict[str, LanguageRows]:
+    """A corpus's rows as retrieval takes them; ``vectors`` holds (segments, E) for each corpus."""
+    corpus = store.corpora[corpus_name]
+    rows = {}
+    for number in np.unique(corpus.segment_language):
+        segments = np.flatnonzero(corpus.segment_language == number)
+        keys = text_keys([corpus.text(int(segment)) for segment in segments])
+        rows[store.languages[number]] = LanguageRows(
+            corpus.segment_record[segments], vectors[corpus_name][segments], keys
+        )
+    return rows
+
+
+def distractors(
+    store: TokenStore, corpora: Sequence[str], vectors: Mapping[str, np.ndarray]
+) -> dict[str, LanguageRows] | None:
+    """The rows of several corpora as one set of further candidates."""
+    parts = [language_rows(store, corpus, vectors) for corpus in corpora]
+    if not parts:
+        return None
+    together = {}
+    for language in sorted({language for part in parts for language in part}):
+        rows = [part[language] for part in parts if language in part]
+        together[language] = LanguageRows(
+            np.arange(sum(len(r.rows) for r in rows)),
+            np.concatenate([r.vectors for r in rows]),
+            np.concatenate([r.keys for r in rows if r.keys is not None]),
+        )
+    return together
+
+
+def without_context(document: Document, specials: Iterable[int]) -> Document:
+    """The control of CAMLM: the same readers, and of the other side nothing but its special tokens."""
+    context = np.flatnonzero(np.isin(document.token_ids[: document.context_length], list(specials)))
+    kept = np.concatenate([context, np.arange(document.context_length, len(document.token_ids))])
+    moved = len(document.token_ids) - len(kept)
+    return Document(
+        document.token_ids[kept],
+        document.position_ids[kept],
+        document.language[kept] if isinstance(document.language, np.ndarray) else document.language,
+        len(context),
+        document.predicted - moved,
+        document.targets,
+    )
+
+
+def _fill(items: np.ndarray, sizes: np.ndarray, tokens: int, material: Material) -> Iterator[np.ndarray]:
+    """Consecutive ``items`` in groups of at most ``tokens`` tokens."""
+    sizes = np.minimum(sizes, max(material.maximum_tokens, int(sizes.max(initial=0))))
+    first, filled = 0, 0
+    for i, size in enumerate(sizes):
+        if filled + size > tokens and i > first:
+            yield items[first:i]
+            first, filled = i, 0
+        filled += int(size)
+    if first < len(items):
+        yield items[first:]
+
+
+def _split(items: list) -> Iterator:
+    """This rank's part of ``items``; every rank gets as many, the last item is repeated where they do not divide."""
+    with PartialState().split_between_processes(items, apply_padding=True) as mine:
+        yield from mine

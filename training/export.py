@@ -1,0 +1,150 @@
+"""Command: a run or a checkpoint -> a Hugging Face and sentence-transformers folder, checked against the training model.
+
+    python -m training.export RUN_OR_CHECKPOINT OUT
+
+No process group is needed. The folder opens offline with AutoModel, AutoModelForMaskedLM and SentenceTransformer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from data.recipe import RawRecipe, UserError, parse_recipe, read_recipe
+from data.store import TokenStore
+from model.huggingface import reopened_outputs, write_folder
+from model.pretraining import PretrainingModel
+from training import checkpoint, environment
+from training.build import encoder_config
+from training.config import Recipe
+from training.run_folder import RECIPE_FILE
+
+PARITY_FILE = "parity.json"
+TOLERANCE = 1e-4  # float32 against float32, vectors of unit length and logits of size about 10
+_SENTENCES = 64
+
+
+class SavedRun(NamedTuple):
+    """A checkpoint put together in one process."""
+
+    recipe: Recipe
+    raw: RawRecipe
+    store: TokenStore
+    model: PretrainingModel  # float32, on the CPU
+    step: int
+
+
+def load_run(path: Path) -> SavedRun:
+    """The newest checkpoint of a run folder, or the one that ``path`` is, with the recipe that it was trained by."""
+    found = checkpoint.find(path)
+    manifest = checkpoint.verify(found)
+    raw = read_recipe(found.parent.parent / RECIPE_FILE)
+    recipe = parse_recipe(raw, Recipe)
+    store = TokenStore.open(Path(recipe.store))
+    state = checkpoint.run_state(found)
+    if state["store"] != store.fingerprint:
+        raise UserError(f"{found} was trained on another store than {recipe.store} is now. Prepare that one again.")
+    from training.engine import whole_weights
+
+    weights = whole_weights(found, manifest["zero_stage"])
+    config = encoder_config(recipe, len(weights["encoder.embedding.word.weight"]))
+    model = PretrainingModel(config, recipe.model.temperature, learn_temperature=recipe.model.learn_temperature)
+    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return SavedRun(recipe, raw, store, model.eval(), int(state["step"]))
+
+
+def export(run: SavedRun, out: Path) -> dict[str, float]:
+    """Write the folder ``out`` and its parity.json; returns the largest differences.
+
+    Raises:
+        UserError: the folder exists and is not an export, or what was reopened differs from the training model.
+
+    """
+    if out.exists() and any(out.iterdir()) and not (out / PARITY_FILE).exists():
+        raise UserError(f"{out} exists and is not an earlier export. Name another folder, or empty it.")
+    writing = out.with_name(out.name + ".writing")
+    shutil.rmtree(writing, ignore_errors=True)
+    write_folder(
+        run.model.state_dict(),
+        run.model.config,
+        writing,
+        tokenizer_folder=run.store.tokenizer_folder,
+        maximum_tokens=run.recipe.maximum_tokens,
+    )
+    differences = parity(run, writing)
+    report = {"step": run.step, "tolerance": TOLERANCE, "sentences": _SENTENCES, "largest_difference": differences}
+    (writing / PARITY_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    failed = {name: value for name, value in differences.items() if not value <= TOLERANCE}
+    if failed:
+        raise UserError(
+            f"the export differs from the training model by more than {TOLERANCE}: {failed}. It is left in {writing}."
+        )
+    shutil.rmtree(out, ignore_errors=True)
+    writing.rename(out)
+    return differences
+
+
+def parity(run: SavedRun, folder: Path) -> dict[str, float]:
+    """Largest differences between the training forward and the folder reopened, on real sentences of the store."""
+    from data.tasks import Material
+    from data.tokenizer import Tokenizer
+    from training.evaluation import sentence_batch
+
+    corpus = next(iter(run.store.corpora.values()))
+    count = len(corpus.segment_language)
+    chosen = np.unique(np.linspace(0, count - 1, min(_SENTENCES, count)).astype(int)).tolist()
+    texts = [corpus.text(segment) for segment in chosen]
+    tokenizer = Tokenizer.open(run.store.tokenizer_folder)
+    material = Material(tokenizer, None, run.store.languages, run.recipe.maximum_tokens)
+    batch = sentence_batch([corpus.ids(segment) for segment in chosen], material)
+    with torch.no_grad():
+        hidden = run.model.encoder(
+            batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths
+        )
+        vectors = run.model(batch, sentence_vectors_only=True).sentence_vectors
+        logits = run.model.head.logits(hidden, run.model.encoder.embedding.word.weight)
+    ids = [
+        batch.token_ids[start:end]
+        for start, end in zip(batch.document_starts[:-1], batch.document_starts[1:], strict=True)
+    ]
+    reopened = reopened_outputs(folder, texts, run.recipe.maximum_tokens)
+    return {
+        "token_ids": float(any(mine.tolist() != theirs for mine, theirs in zip(ids, reopened.token_ids, strict=True))),
+        "hidden": _largest(hidden, reopened.hidden),
+        "logits": _largest(logits, reopened.logits),
+        "sentence_vectors": _largest(vectors, reopened.sentence_vectors),
+    }
+
+
+def _largest(mine: torch.Tensor, theirs: torch.Tensor) -> float:
+    return float((mine - theirs).abs().max()) if mine.shape == theirs.shape else float("inf")
+
+
+def main() -> int:
+    """Export; exit status 2 for what the person can mend, a failed parity included."""
+    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="a run folder or a checkpoint in it")
+    parser.add_argument("out", type=Path, help="the folder to write")
+    arguments = parser.parse_args()
+    environment.prepare()
+    try:
+        run = load_run(arguments.source)
+        differences = export(run, arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"exported step {run.step} to {arguments.out}; largest differences to the training model:")
+    for name, value in differences.items():
+        print(f"  {name:<17} {value:.1e}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

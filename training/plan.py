@@ -1,0 +1,81 @@
+"""The dry run: what a recipe would build and spend, printed without training anything.
+
+The model stands on the meta device, so a large one costs nothing. Memory is arithmetic, not a measurement, and is
+labelled so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.recipe import RawRecipe
+from model.pretraining import PretrainingModel
+from training.build import encoder_config, open_data
+from training.config import Recipe
+from training.sharding import resolve_sharding
+
+_BYTES = {"bf16": 2, "fp32": 4}
+
+
+def print_plan(recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], sharding_path: Path, ranks: int) -> None:
+    """Print parameters, tokens, budgets and memory of ``recipe`` on ``ranks`` ranks."""
+    resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, ranks)
+    prepared = (Path(recipe.store) / "manifest.json").is_file()
+    data = open_data(recipe) if prepared else None
+    vocabulary = _vocabulary(recipe) if data is None else data.material.tokenizer.vocabulary_size
+    config = encoder_config(recipe, vocabulary)
+    with torch.device("meta"):
+        model = PretrainingModel(config, recipe.model.temperature)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    table = config.vocabulary_size * config.width
+    batch = recipe.batch
+    stage = int(resolved["zero_optimization"].get("stage", 0))
+    print(f"recipe {raw.path}, sharding {sharding_path} (ZeRO-{stage}), {ranks} rank(s)")
+    print(f"  encoder     {config.layers} layers, width {config.width}, {config.heads} heads, feed-forward"
+          f" {config.feed_forward}, vocabulary {config.vocabulary_size:,}")  # fmt: skip
+    print(f"  parameters  {parameters:,} ({table:,} of them the token table)")
+    print(f"  step        {batch.step_tokens:,} tokens = {batch.step_tokens // batch.microbatch_tokens} microbatches of"
+          f" {batch.microbatch_tokens:,}; {resolved['gradient_accumulation_steps']} of them a rank")  # fmt: skip
+    print(f"  run         {recipe.steps:,} steps, {recipe.steps * batch.step_tokens:,} tokens")
+    print("  budgets     " + ("the store is not prepared yet: python -m data.prepare --recipe " + str(raw.path) if data is None else ""))
+    if data is not None:
+        for task in recipe.tasks.enabled():
+            members = [i for i, stream in enumerate(data.streams) if stream.task.name == task]
+            records = sum(len(data.streams[i]) for i in members)
+            print(f"    {task:<22} {100 * data.shares[members].sum():5.1f} % of the tokens, {len(members):4d} streams,"
+                  f" {records:,} records")  # fmt: skip
+    print("  memory of a rank, by arithmetic (not measured):")
+    for name, size in memory(recipe, parameters, config.layers, config.width, stage, ranks).items():
+        print(f"    {name:<22} {size / 2**30:8.3f} GiB")
+
+
+def memory(recipe: Recipe, parameters: int, layers: int, width: int, stage: int, ranks: int) -> dict[str, float]:
+    """Bytes of a rank: weights, gradients and Adam's float32 states as ZeRO shards them; activations by layer.
+
+    Activations: about 34 bytes for each token, unit of width and layer in bf16, twice as much in float32
+    (Korthikanti et al., 2022, without the attention matrix, which is never held), or the layers' inputs alone
+    with activation checkpointing.
+    """
+    size = _BYTES[recipe.precision]
+    tokens = recipe.batch.microbatch_tokens
+    states = 12 if recipe.precision == "bf16" else 8  # master weights, if they are others, and two moments
+    per_unit = size if recipe.model.activation_checkpointing else 17 * size
+    parts = {
+        "weights": parameters * size / (ranks if stage == 3 else 1),
+        "gradients": parameters * size / (ranks if stage >= 2 else 1),
+        "optimizer": parameters * states / (ranks if stage >= 1 else 1),
+        "activations": float(tokens * width * layers * per_unit),
+    }
+    return {**parts, "together": sum(parts.values())}
+
+
+def _vocabulary(recipe: Recipe) -> int:
+    if recipe.tokenizer.train is not None:
+        return recipe.tokenizer.train.vocabulary_size
+    from data.tokenizer import Tokenizer
+
+    assert recipe.tokenizer.path is not None
+    return Tokenizer.open(Path(recipe.tokenizer.path)).vocabulary_size

@@ -1,0 +1,109 @@
+"""What a step was like, in the numbers that telemetry shows; and the tokens that the run has spent so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.sampling import Stream
+from data.stream import Tally
+from training.config import Recipe
+from training.engine import StepOutcome
+from training.step import StepLosses
+
+_WINDOW = 20  # steps over which speed is averaged
+
+
+class Progress:
+    """Turns tallies and losses into named scalars. Its only state is the tokens spent per stream."""
+
+    def __init__(self, streams: Sequence[Stream], shares: np.ndarray, recipe: Recipe) -> None:
+        """``shares`` (S,) are the budgets."""
+        self._steps = recipe.steps
+        self._step_tokens = recipe.batch.step_tokens
+        self._loss_weights = {name: task.loss_weight for name, task in recipe.tasks.enabled().items()}
+        self._shares = shares
+        self._of_task = {
+            task: np.array([i for i, stream in enumerate(streams) if stream.task.name == task])
+            for task in self._loss_weights
+        }
+        self._of_language: dict[tuple[str, str], list[int]] = {}
+        for i, stream in enumerate(streams):
+            for language in stream.language.split("-"):
+                self._of_language.setdefault((stream.task.name, language), []).append(i)
+        self._spent = np.zeros(len(streams), dtype=np.int64)
+        self._recent: list[tuple[float, int]] = []  # seconds and tokens of the last steps
+
+    def state(self) -> dict[str, Any]:
+        """Plain integers."""
+        return {"spent": self._spent.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a ``state()``."""
+        self._spent = np.array(state["spent"], dtype=np.int64)
+
+    def scalars(
+        self,
+        step: int,
+        tally: np.ndarray,
+        losses: StepLosses,
+        outcome: StepOutcome,
+        rate: float,
+        *,
+        seconds: float,
+        waited: float,
+        memory_gib: float,
+    ) -> dict[str, float]:
+        """The step's numbers by name; a language's loss is over all pairs that it stands in."""
+        tokens = tally[:, Tally.TOKENS]
+        self._spent += tokens
+        self._recent = [*self._recent[1 - _WINDOW :], (seconds, int(tokens.sum()))]
+        window = sum(s for s, _ in self._recent)
+        spent = int(self._spent.sum())
+        scalars: dict[str, float] = {"step": step, "tokens": spent}
+        means = {task: _mean(losses.sums, losses.terms, members) for task, members in self._of_task.items()}
+        scalars["loss"] = sum(self._loss_weights[task] * mean for task, mean in means.items() if mean == mean)
+        scalars |= {f"loss/{task}": mean for task, mean in means.items()}
+        scalars |= {
+            "learning_rate": rate,
+            "grad_norm": outcome.gradient_norm,
+            "temperature": losses.temperature,
+            "tokens_per_second": sum(t for _, t in self._recent) / window,
+            "step_seconds": seconds,
+            "data_wait_seconds": waited,
+            "packing_efficiency": int(tokens.sum()) / self._step_tokens,
+            "memory_gib": memory_gib,
+            "eta_seconds": (self._steps - step) * window / len(self._recent),
+        }
+        for task, members in self._of_task.items():
+            scalars[f"share/{task}"] = int(self._spent[members].sum()) / max(1, spent)
+            scalars[f"budget/{task}"] = float(self._shares[members].sum())
+            scalars[f"accuracy/{task}"] = _mean(losses.correct, losses.terms, members)
+        scalars |= self._mixing(tally)
+        for (task, language), found in self._of_language.items():
+            mean = _mean(losses.sums, losses.terms, np.array(found))
+            if mean == mean:
+                scalars[f"loss/{task}/{language}"] = mean
+        return scalars
+
+    @staticmethod
+    def _mixing(tally: np.ndarray) -> dict[str, float]:
+        """How mixed the mixed-language texts of the step were."""
+        total = tally.sum(axis=0)
+        if not total[Tally.TRANSLATABLE]:
+            return {}
+        examples = tally[tally[:, Tally.TRANSLATABLE] > 0, Tally.PAIRS].sum()
+        return {
+            "mixed/realised_rate": total[Tally.REPLACED] / total[Tally.TRANSLATABLE],
+            "mixed/share_of_words": total[Tally.REPLACED] / total[Tally.WORDS],
+            "mixed/languages": total[Tally.LANGUAGES] / max(1, examples),
+            "mixed/rejected": float(total[Tally.REJECTED]),
+        }
+
+
+def _mean(sums: np.ndarray, terms: np.ndarray, members: np.ndarray) -> float:
+    count = terms[members].sum()
+    return float(sums[members].sum() / count) if count else float("nan")
+

@@ -1,0 +1,289 @@
+"""Trainer: one run from its recipe to its export-ready checkpoint. The loop is at the bottom, in ``fit``.
+
+    data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry      now and then: evaluation, checkpoint
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data.batch import PackedBatch
+from data.prepare import prepare
+from data.recipe import RawRecipe, UserError
+from data.stream import BatchStream, Microbatch, Tally
+from model.pretraining import PretrainingOutput
+from training import checkpoint, run_folder
+from training.build import build_model, maker_of, open_data, planner_of
+from training.config import Recipe, order_settings
+from training.engine import Engine, World, join_world
+from training.evaluation import Evaluator
+from training.metrics import Telemetry
+from training.optimizer import build_optimizer, layer_norm_class
+from training.progress import Progress
+from training.schedule import learning_rate
+from training.sharding import resolve_sharding
+from training.step import run_microbatches, sum_tallies, weights_of
+
+_SKIPS_IN_A_ROW = 20  # steps without a finite gradient after which a run is given up
+
+
+class Trainer:
+    """Everything of a run that lives as long as it does."""
+
+    def __init__(
+        self, recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], sharding_path: Path, runs: Path
+    ) -> None:
+        """Build the run; what is wrong with it is said here, before the first step."""
+        self.recipe = recipe
+        self.world: World = join_world()
+        self.folder = runs / recipe.name
+        self.checkpoints = self.folder / "checkpoints"
+        self._prepare_store()
+        self.data = open_data(recipe)
+        resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
+        found = self._checkpoint_to_resume(resolved)
+        vocabulary = self.data.material.tokenizer.vocabulary_size
+        model, fresh = build_model(recipe, vocabulary, layer_norm_class(recipe.optimizer, self.world.device))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)
+        self.engine = Engine(model, optimizer, resolved, self.world)
+        self.planner = planner_of(recipe, self.data)
+        self.progress = Progress(self.data.streams, self.data.shares, recipe)
+        self.done = 0
+        if found is not None:
+            self._resume(*found)
+        self.batches = BatchStream(
+            self.planner,
+            maker_of(recipe),
+            microbatch_tokens=recipe.batch.microbatch_tokens,
+            rank=self.world.rank,
+            ranks=self.world.ranks,
+            workers=recipe.workers,
+        )
+        self.evaluator = Evaluator(
+            self.data.store, self.data.material, recipe.evaluation, recipe.batch.microbatch_tokens
+        )
+        self.telemetry = Telemetry(
+            self.folder,
+            step=self.done,
+            total_steps=recipe.steps,
+            log_every=recipe.log.every,
+            writes=self.world.first,
+            tensorboard=recipe.log.tensorboard,
+        )
+        if self.world.first:
+            fingerprints = {"store": self.data.store.fingerprint, "tokenizer": self.data.material.tokenizer.fingerprint}
+            run_folder.describe(self.folder, recipe, raw, resolved, fingerprints)
+        self._introduce(parameters, fresh, found)
+        self._stop = False
+        self._stopping_signal: str | None = None
+
+    def fit(self) -> None:
+        """Train to the recipe's last step, or until somebody asks to stop; the newest state is always saved."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+        aligned = any(stream.task.loss == "alignment" for stream in self.data.streams)
+        self._dry_batch(aligned)
+        if self.done == 0:
+            self._evaluate()
+        skipped = 0
+        for step in range(self.done + 1, self.recipe.steps + 1):
+            started = time.perf_counter()
+            microbatches = self.batches.next()
+            waited = time.perf_counter() - started
+            tally, (stop, save) = sum_tallies(microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")])
+            weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
+            torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout: nothing of it has to be saved
+            self.engine.train()
+            losses = run_microbatches(self.engine, self._on_device(microbatches), weights, aligned=aligned)
+            rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
+            outcome = self.engine.step(rate)
+            self.planner.feedback(step, tally[:, Tally.TOKENS])
+            self.done = step
+            self.telemetry.step(
+                self.progress.scalars(
+                    step, tally, losses, outcome, rate,
+                    seconds=time.perf_counter() - started, waited=waited, memory_gib=self._memory_gib(),
+                )
+            )  # fmt: skip
+            skipped = skipped + 1 if outcome.skipped else 0
+            if outcome.skipped:
+                self.telemetry.event("skip", step=step, reason="the gradient is not finite")
+                if skipped >= _SKIPS_IN_A_ROW:
+                    raise UserError(
+                        f"step {step}: no finite gradient in {skipped} steps. Lower optimizer.learning_rate or raise"
+                        " optimizer.warmup_steps, and start again from an earlier checkpoint."
+                    )
+            last = step == self.recipe.steps
+            every = self.recipe.evaluation.every
+            if last or (every and step % every == 0):
+                self._evaluate()
+            every = self.recipe.checkpoint.every
+            if last or stop or save or (every and step % every == 0):
+                self._save(step)
+            if stop:
+                self._say_stopped(step)
+                break
+        self.batches.close()
+        self.telemetry.close()
+
+    def _prepare_store(self) -> None:
+        """The first rank prepares the store if there is none; the others wait for it."""
+        failed = torch.zeros(1, device=self.world.device)
+        error: UserError | None = None
+        if self.world.first and not (Path(self.recipe.store) / "manifest.json").exists():
+            try:
+                prepare(self.recipe)
+            except UserError as fault:
+                error = fault
+                failed += 1
+        dist.all_reduce(failed)
+        if error is not None:
+            raise error
+        if failed.item():
+            raise SystemExit(2)  # the first rank says why
+
+    def _checkpoint_to_resume(self, sharding: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+        """The newest sound checkpoint, the same on every rank; refused where this run would go on differently."""
+        chosen: list[Any] = [None]
+        if self.world.first:
+            try:
+                chosen[0] = checkpoint.newest(self.checkpoints)
+            except UserError as fault:
+                chosen[0] = fault
+        dist.broadcast_object_list(chosen, src=0, device=self.world.device)
+        if isinstance(chosen[0], UserError):
+            raise chosen[0]
+        if chosen[0] is None:
+            return None
+        path, manifest, faults = chosen[0]
+        state = checkpoint.run_state(path)
+        problems = []
+        if state["store"] != self.data.store.fingerprint:
+            problems.append(f"the data: {self.recipe.store} is not the store that the run was trained on")
+        order = order_settings(self.recipe)
+        problems += [
+            f"{name}: was {state['order'][name]!r}, is {order[name]!r}" for name in order if order[name] != state["order"][name]
+        ]
+        if manifest["ranks"] != self.world.ranks:
+            problems.append(f"ranks: was {manifest['ranks']}, is {self.world.ranks}; start it with {manifest['ranks']}")
+        stage = int(sharding["zero_optimization"].get("stage", 0))
+        if manifest["zero_stage"] != stage:
+            problems.append(f"zero_optimization.stage: was {manifest['zero_stage']}, is {stage}")
+        if problems:
+            raise UserError(
+                "\n  ".join([f"{path} can not be continued, since the run would go on differently. Put it back,"
+                             " or start another run (--set name=...):", *problems])
+            )  # fmt: skip
+        return path, {**state, "faults": faults}
+
+    def _resume(self, path: Path, state: dict[str, Any]) -> None:
+        self.engine.load(path.parent, path.name)
+        self.planner.restore(state["planner"])
+        self.progress.restore(state["progress"])
+        self.done = int(state["step"])
+
+    def _save(self, step: int) -> None:
+        state = {
+            "step": step,
+            "store": self.data.store.fingerprint,
+            "order": order_settings(self.recipe),
+            "planner": self.planner.state(),
+            "progress": self.progress.state(),
+        }
+        started = time.perf_counter()
+        path = checkpoint.save(self.engine, self.checkpoints, step, state, self.recipe.checkpoint.keep)
+        if self.world.first:
+            self._asked("SAVE", done=True)
+        self.telemetry.event("save", step=step, path=path, seconds=round(time.perf_counter() - started, 2))
+
+    def _dry_batch(self, aligned: bool) -> None:
+        """The forward of the first step's batches, which hold every task, before anything is spent on training."""
+        rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
+        preview = planner_of(self.recipe, self.data)
+        plan, _ = preview.plan_from(preview._state)
+        maker = maker_of(self.recipe)()
+        first = self.world.rank * rows
+        batch = PackedBatch.from_arrays(maker(plan.rows(first, first + rows)).arrays).to(self.world.device)
+        with torch.no_grad():
+            output = self.engine(batch)
+        finite = all(bool(torch.isfinite(part).all()) for part in output)
+        if not finite:
+            raise UserError("the first forward is not finite: check model.start_from, or the learning rate.")
+        absent = sorted({s.task.name for i, s in enumerate(self.data.streams)} -
+                        {self.data.streams[i].task.name for i in np.unique(plan.records[:, 0])})  # fmt: skip
+        if absent:
+            raise UserError(
+                f"a step of batch.step_tokens {self.recipe.batch.step_tokens} tokens holds no document of"
+                f" {', '.join(absent)}: make the step larger, or the task's weight."
+            )
+
+    def _evaluate(self) -> None:
+        started = time.perf_counter()
+        self.telemetry.say(f"evaluating after {self.done} steps ...")
+        self.engine.train(False)
+        scores = self.evaluator(self._forward)
+        self.engine.train()
+        self.telemetry.evaluation(self.done, scores)
+        means = [f"{name.removesuffix('/mean').split('/')[-1]} {100 * value:.1f} %"
+                 for name, value in scores.items() if name.endswith("/mean")]  # fmt: skip
+        means += [f"{task} {100 * scores[f'masked/{task}/accuracy']:.1f} %"
+                  for task in ("mmlm", "camlm", "camlm_control") if f"masked/{task}/accuracy" in scores]  # fmt: skip
+        seconds = time.perf_counter() - started
+        self.telemetry.say(f"  retrieval and masked accuracy: {', '.join(means)} ({seconds:.0f} s)")
+
+    def _forward(self, batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:
+        return self.engine(batch.to(self.world.device), sentence_vectors_only=sentence_vectors_only)
+
+    def _on_device(self, microbatches: list[Microbatch]) -> list[PackedBatch]:
+        return [PackedBatch.from_arrays(microbatch.arrays).to(self.world.device) for microbatch in microbatches]
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop = True
+        self._stopping_signal = signal.Signals(number).name
+
+    def _asked(self, what: str, *, done: bool = False) -> bool:
+        """Whether somebody put a file STOP or SAVE into the run folder; ``done`` takes it away again."""
+        path = self.folder / what
+        if done:
+            path.unlink(missing_ok=True)
+        return path.exists()
+
+    def _say_stopped(self, step: int) -> None:
+        why = self._stopping_signal or "STOP file or another rank"
+        if self.world.first:
+            self._asked("STOP", done=True)
+        self.telemetry.event("stop", step=step, reason=why)
+        self.telemetry.say(f"stopped after step {step} ({why}); the same command goes on from there")
+
+    def _memory_gib(self) -> float:
+        if self.world.device.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**30
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    def _introduce(self, parameters: int, fresh: list[str], found: tuple[Path, dict[str, Any]] | None) -> None:
+        say, recipe = self.telemetry.say, self.recipe
+        say(
+            f"run {self.folder}: {parameters / 1e6:.1f} M parameters, ZeRO-{self.engine.stage} over {self.world.ranks}"
+            f" rank(s) on {self.world.device.type}, {recipe.precision}; {recipe.steps} steps of"
+            f" {recipe.batch.step_tokens:,} tokens, {self.engine.accumulation} microbatch(es) a rank;"
+            f" {len(self.data.streams)} streams"
+        )
+        if fresh:
+            say(f"started from {recipe.model.start_from}; not found there and fresh: {', '.join(fresh)}")
+        if found is not None:
+            path, state = found
+            for fault in state["faults"]:
+                say(f"passed over a damaged checkpoint: {fault}")
+            say(f"resuming from {path} (step {self.done} of {recipe.steps})")
+            self.telemetry.event("resume", step=self.done, path=path, passed_over=state["faults"])
+
