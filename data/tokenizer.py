@@ -29,8 +29,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")  # ids 0 to 3
 MASK = "<mask>"
 FILES = ("tokenizer.json", "tokenizer_config.json")
-# Scores of the special tokens while we encode: low enough that the text "<mask>" is spelt in ordinary pieces.
-NEVER = -1e6
 # The number of threads decides the order of sentencepiece's sums, and with it the pieces: a constant.
 TRAINING_THREADS = 4
 
@@ -46,14 +44,14 @@ class Tokenizer:
         text = _read_tokenizer_json(self.folder)
         self.fingerprint = hashlib.sha256(text).hexdigest()
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(_without_special_pieces(text))
+            values = json.loads(text)
+            whole = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
+            ids = whole.get_vocab(with_added_tokens=True)
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_without_specials(values)))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{self.folder}/tokenizer.json: not a tokenizer: {error}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._tokenizer.encode_special_tokens = True  # "</s>" in a text is four characters, not the end of it
-        self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.mask_id = self._checked_layout()
+        self.vocabulary_size = max(ids.values()) + 1
+        self.mask_id = self._checked_layout(ids)
 
     @classmethod
     def open(cls, folder: str | Path) -> Tokenizer:
@@ -74,19 +72,19 @@ class Tokenizer:
         return [np.array(each.ids, dtype=np.int32) for each in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids; special tokens are written out (<mask>), <s>, </s> and <pad> too."""
-        return self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=False)
+        """The text of the ids; special tokens are written out, a space before each."""
+        return self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=False).strip()
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The piece behind each id, with the word mark (U+2581)."""
-        return [self._tokenizer.id_to_token(int(each)) or "" for each in ids]
+        return [(self._tokenizer.id_to_token(int(each)) or "").strip() for each in ids]
 
-    def _checked_layout(self) -> int:
-        found = {token: self._tokenizer.token_to_id(token) for token in (*SPECIALS, MASK)}
+    def _checked_layout(self, ids: dict[str, int]) -> int:
+        """The id of <mask>."""
         wrong = [
-            f"{token} is {found[token]}, not {i}" for i, token in enumerate(SPECIALS) if found[token] != i
+            f"{name} is {ids.get(name)}, not {i}" for i, name in enumerate(SPECIALS) if ids.get(name) != i
         ]
-        mask = found[MASK]
+        mask = ids.get(MASK)
         if mask is None:
             wrong.append(f"{MASK} is missing")
         if wrong or mask is None:
@@ -283,11 +281,17 @@ def _read_tokenizer_json(folder: Path) -> bytes:
     )
 
 
-def _without_special_pieces(text: bytes) -> str:
-    """tokenizer.json with special tokens that no ordinary text can be cut into."""
-    value = json.loads(text)
-    model = value["model"]
-    if model.get("type") == "Unigram":
-        never = {token["content"] for token in value.get("added_tokens", []) if token.get("special")}
-        model["vocab"] = [[piece, NEVER if piece in never else score] for piece, score in model["vocab"]]
-    return json.dumps(value)
+def _without_specials(values: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer.json for encoding plain text: "</s>" in a text is four characters, not the end of it.
+
+    Special tokens keep their ids and get a space in front: no text is cut into pieces that hold a space.
+    """
+    special = [token for token in values["added_tokens"] if token["special"]]
+    if values["model"].get("type") == "Unigram":
+        vocabulary = values["model"]["vocab"]
+        for token in sorted(special, key=lambda token: token["id"]):
+            if token["id"] == len(vocabulary):
+                vocabulary.append([token["content"], 0.0])
+            vocabulary[token["id"]][0] = " " + token["content"]
+        values["added_tokens"] = [token for token in values["added_tokens"] if not token["special"]]
+    return {**values, "truncation": None, "padding": None, "post_processor": None}
