@@ -50,6 +50,24 @@ class LanguageRows:
     keys: np.ndarray | None = None
 
 
+def joined(parts: Sequence[LanguageRows]) -> LanguageRows:
+    """Several sets of texts of one language as one set of candidates, in order; the rows are numbered anew.
+
+    Dense and sparse vectors alike, but not mixed. ValueError if some have keys and others have none.
+    """
+    keys = [part.keys for part in parts if part.keys is not None]
+    if keys and len(keys) != len(parts):
+        raise ValueError("text keys are needed for all sets of texts, or for none")
+    vectors = [_array(part.vectors) for part in parts]
+    if all(isinstance(v, np.ndarray) for v in vectors):
+        stacked = np.concatenate(vectors)
+    else:
+        from scipy.sparse import vstack  # only the floor of 3-grams is sparse
+
+        stacked = vstack(vectors, format="csr")
+    return LanguageRows(np.arange(stacked.shape[0]), stacked, np.concatenate(keys) if keys else None)
+
+
 @dataclass(frozen=True, slots=True)
 class Retrieval:
     """accuracy[a, b]: share of a's texts whose nearest text in b is their translation; queries: how many."""
@@ -160,15 +178,8 @@ def bitext_retrieval(
 def _with_distractors(texts: LanguageRows, more: LanguageRows | None) -> tuple[Any, np.ndarray | None]:
     if more is None:
         return texts.vectors, texts.keys
-    if (texts.keys is None) != (more.keys is None):
-        raise ValueError("text keys are needed for the distractors as for the texts, or for neither")
-    keys = None if texts.keys is None or more.keys is None else np.concatenate([texts.keys, more.keys])
-    a, b = _array(texts.vectors), _array(more.vectors)
-    if isinstance(a, np.ndarray):
-        return np.concatenate([a, b]), keys
-    from scipy.sparse import vstack  # scipy takes 0.1 s to import and only the n-gram floor is sparse
-
-    return vstack([a, b], format="csr"), keys
+    together = joined([texts, more])
+    return together.vectors, together.keys
 
 
 def _array(vectors: Any) -> Any:

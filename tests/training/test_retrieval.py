@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from training import retrieval
-from training.retrieval import LanguageRows, bitext_retrieval, retrieval_accuracy, text_keys
+from training.retrieval import LanguageRows, bitext_retrieval, joined, retrieval_accuracy, text_keys
 
 
 def by_counting(queries, candidates, answers, keys=None):
@@ -166,3 +166,13 @@ def test_scalars_name_the_set_every_direction_and_the_means():
         + ("de-en", "en-de", "fr-en", "en-fr", "de-fr", "fr-de")
     }
     assert "retrieval/x/mean_of_others" not in bitext_retrieval(texts).scalars("x")
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy, csr_matrix])
+def test_joined_sets_are_one_set_in_order_with_rows_of_its_own(form):
+    a = LanguageRows(np.array([4, 2]), form(np.eye(3)[[0, 1]]), text_keys(["a", "b"]))
+    b = LanguageRows(np.array([4]), form(np.eye(3)[[2]]), text_keys(["c"]))
+    together = joined([a, b])
+    vectors = together.vectors if isinstance(together.vectors, np.ndarray) else together.vectors.toarray()
+    assert together.rows.tolist() == [0, 1, 2] and vectors.tolist() == np.eye(3).tolist()
+    assert together.keys.tolist() == text_keys(["a", "b", "c"]).tolist()
