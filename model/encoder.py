@@ -75,5 +75,5 @@ class Encoder(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """An empty table: ``pretraining.initialise`` fills it, and filling a large one twice takes seconds."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+    """A table of zeros: ``pretraining.initialise`` fills it, and filling a large one twice takes seconds."""
+    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)

@@ -154,10 +154,9 @@ def _write_transformers(
         pad_token_id=config.pad_id,
         bos_token_id=0,
         eos_token_id=2,
-        dtype=weights["lm_head.bias"].dtype,
     )
     with torch.device("meta"):
-        model = XLMRobertaForMaskedLM(theirs)
+        model = XLMRobertaForMaskedLM(theirs).to(weights["lm_head.bias"].dtype)
     expected = {name for name in model.state_dict() if not name.startswith("lm_head.decoder")}
     if expected != set(weights):
         raise ModelError(f"transformers expects other weights: {sorted(expected ^ set(weights))}")

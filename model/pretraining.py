@@ -100,9 +100,9 @@ class PretrainingModel(nn.Module):
 def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
     """Fill matrices from a normal of ``initializer_std``; zero the tables' rows of padding, as in XLM-R.
 
-    Biases are zero, norms as torch makes them. Every matrix is drawn on the CPU in float32
-    from a generator of its own, keyed by ``seed`` and its name, so its values depend neither on the device
-    nor on what else the model holds. On the meta device there is nothing to fill.
+    Biases are zero, norms as torch makes them. Every matrix is drawn on the CPU in float32 from a generator
+    of its own, keyed by ``seed`` and its name, so its values depend neither on the device nor on what else
+    the model holds. On the meta device there is nothing to fill.
     """
     for name, parameter in module.named_parameters():
         if parameter.is_meta:

@@ -1,0 +1,147 @@
+"""What may and what may not reach a token's hidden state, exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.pretraining import PretrainingModel
+from tests.model.dense import dense_hidden, visible
+
+Build = Callable[..., PretrainingModel]
+LENGTHS = [9, 4, 9, 21, 1, 13]
+CONTEXTS = [9, 4, 5, 8, 1, 0]
+TAIL = 40
+
+
+def stream() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ids = torch.randint(4, 100, (sum(LENGTHS),), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([ids, torch.ones(TAIL, dtype=torch.long)])
+    positions = torch.cat([torch.arange(length) + 2 for length in [*LENGTHS, TAIL]])
+    starts = torch.tensor([0, *LENGTHS, TAIL]).cumsum(0)
+    return ids, positions, starts, torch.tensor([*CONTEXTS, TAIL])
+
+
+def embedded(model: PretrainingModel) -> list[Tensor]:
+    """The embedded tokens of the next forward, in the layout's order, as leaves of the graph."""
+    caught: list[Tensor] = []
+
+    def catch(_: object, __: object, output: Tensor) -> Tensor:
+        caught.append(output.detach().requires_grad_())
+        return caught[-1]
+
+    model.encoder.embedding.register_forward_hook(catch)
+    return caught
+
+
+def gradient_by_place(model: PretrainingModel, of: slice) -> Tensor:
+    """(T,) sum of absolute gradients of hidden states ``of`` with respect to each embedded token."""
+    caught = embedded(model)
+    ids, positions, starts, contexts = stream()
+    from model.layout import BucketedLayout, make_layout
+
+    layout = make_layout(ids, starts, contexts, pad_id=1, dtype=torch.float64)
+    assert isinstance(layout, BucketedLayout)
+    hidden = model.encoder(ids, positions, starts, contexts)
+    weight = torch.randn(hidden[of].shape, dtype=hidden.dtype, generator=torch.Generator().manual_seed(2))
+    (hidden[of] * weight).sum().backward()
+    assert caught[0].grad is not None
+    by_row = caught[0].grad.abs().sum(1)
+    assert (by_row[layout.padding] == 0).all()
+    return by_row[layout.places]
+
+
+def test_hidden_states_equal_the_dense_encoder(small: Build) -> None:
+    model = small()
+    ids, positions, starts, contexts = stream()
+    ours = model.encoder(ids, positions, starts, contexts)
+    oracle = dense_hidden(model, ids, positions, visible(starts.tolist(), contexts.tolist(), len(ids)))
+    torch.testing.assert_close(ours[:-TAIL], oracle[:-TAIL], atol=1e-11, rtol=0)
+
+
+def test_gradients_of_all_parameters_equal_the_dense_encoder(small: Build) -> None:
+    model = small()
+    ids, positions, starts, contexts = stream()
+    real = len(ids) - TAIL
+    weight = torch.randn(real, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    (model.encoder(ids, positions, starts, contexts)[:real] * weight).sum().backward()
+    ours = {name: p.grad for name, p in model.encoder.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    mask = visible(starts.tolist(), contexts.tolist(), len(ids))
+    (dense_hidden(model, ids, positions, mask)[:real] * weight).sum().backward()
+    for name, parameter in model.encoder.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=1e-10, rtol=1e-10, msg=name)
+
+
+def test_tail_of_padding_comes_out_zero_and_changes_nothing(small: Build) -> None:
+    model = small()
+    ids, positions, starts, contexts = stream()
+    with_tail = model.encoder(ids, positions, starts, contexts)
+    without = model.encoder(ids[:-TAIL], positions[:-TAIL], starts[:-1], contexts[:-1])
+    assert torch.equal(with_tail[:-TAIL], without)
+    assert (with_tail[-TAIL:] == 0).all()
+
+
+@pytest.mark.parametrize("number", range(len(LENGTHS)))
+def test_no_gradient_reaches_another_document(small: Build, number: int) -> None:
+    first = sum(LENGTHS[:number])
+    document = slice(first, first + LENGTHS[number])
+    gradient = gradient_by_place(small(), document)
+    assert (gradient[document] > 0).all()
+    outside = torch.ones(len(gradient), dtype=torch.bool)
+    outside[document] = False
+    assert (gradient[outside] == 0).all()
+
+
+def test_no_gradient_reaches_a_reader_from_its_context(small: Build) -> None:
+    first, context, end = sum(LENGTHS[:3]), sum(LENGTHS[:3]) + CONTEXTS[3], sum(LENGTHS[:4])
+    gradient = gradient_by_place(small(), slice(first, context))
+    assert (gradient[first:context] > 0).all()
+    assert (gradient[context:end] == 0).all()
+    from_readers = gradient_by_place(small(), slice(context, end))
+    assert (from_readers[first:end] > 0).all()
+
+
+def test_a_document_comes_out_the_same_wherever_it_stands(small: Build) -> None:
+    model = small()
+    ids, positions, starts, contexts = stream()
+    packed = model.encoder(ids, positions, starts, contexts)
+    for n, (start, end) in enumerate(zip(starts[:-2], starts[1:-1], strict=True)):
+        rows = slice(int(start), int(end))
+        alone = model.encoder(
+            ids[rows], positions[rows], torch.tensor([0, rows.stop - rows.start]), contexts[n : n + 1]
+        )
+        torch.testing.assert_close(packed[rows], alone, atol=1e-11, rtol=0)
+
+
+def test_checkpointed_layers_give_the_same_gradients(small: Build) -> None:
+    model = small(dropout=0.1)
+    gradients = []
+    for checkpointed in (False, True):
+        model.encoder.checkpoint_layers = checkpointed
+        model.zero_grad(set_to_none=True)
+        torch.manual_seed(0)
+        model.encoder(*stream()).square().sum().backward()
+        gradients.append([p.grad for p in model.encoder.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_dropout_acts_in_training_alone(small: Build) -> None:
+    model = small(dropout=0.5)
+    torch.manual_seed(0)
+    assert not torch.equal(model.encoder(*stream()), model.encoder(*stream()))
+    model.eval()
+    assert torch.equal(model.encoder(*stream()), model.encoder(*stream()))
+
+
+def test_a_stream_without_tokens_goes_through(small: Build) -> None:
+    model = small()
+    hidden = model.encoder(
+        *(torch.zeros(n, dtype=torch.long) for n in (0, 0, 1, 0))
+    )  # no ids, no positions, starts [0], no contexts
+    assert hidden.shape == (0, 32)
+    hidden.sum().backward()
+    assert all(p.grad is not None and (p.grad == 0).all() for p in model.encoder.parameters())
