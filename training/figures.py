@@ -25,13 +25,13 @@ def curves(
     thin: Mapping[str, Points] | None = None,
     levels: Mapping[str, float] | None = None,
     smooth: bool = False,
-    marks: bool = False,
+    accuracy: bool = False,
     log: bool = False,
 ) -> str:
     """Lines over the step as an ``<img>``; "" if no line has a point.
 
     ``thin`` lines stand behind, named at their ends; ``levels`` are dashed lines across; ``smooth`` draws a
-    running mean over the raw line; ``marks`` shows the single points.
+    running mean over the raw line; ``accuracy`` shows the single points on a scale from 0 to 1.
     """
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
@@ -52,9 +52,11 @@ def curves(
             axes.plot(x, y, color=color, linewidth=0.5, alpha=0.3)
             axes.plot(x, _smoothed(y), color=color, label=name or None)
         else:
-            axes.plot(x, y, color=color, label=name or None, marker="o" if marks else None, markersize=3)
+            axes.plot(x, y, color=color, label=name or None, marker="o" if accuracy else None, markersize=3)
     for number, (name, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color=f"C{len(lines) + number}", linestyle="--", linewidth=1, label=name)
+    if accuracy:
+        axes.set_ylim(0, 1.02)
     if log:
         axes.set_yscale("log")
     if any(lines) or levels:

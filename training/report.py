@@ -143,12 +143,12 @@ def _figures(steps: Steps, evaluations: Evaluations, floors: Floors) -> list[str
         thin = {code: _series(evaluations, key) for code, key in _languages(name, evaluations).items()}
         levels = {f: scores[f"{prefix}mean"] for f, scores in floors.items() if f"{prefix}mean" in scores}
         mean = {"mean": _series(evaluations, f"{prefix}mean")}
-        figures.append(curves(f"Retrieval accuracy@1: {name}", mean, thin=thin, levels=levels, marks=True))
+        figures.append(curves(f"Retrieval accuracy@1: {name}", mean, thin=thin, levels=levels, accuracy=True))
     masked = sorted(
         {k for s in evaluations.values() for k in s if k.startswith("masked/") and k.count("/") == 2}
     )
     accuracies = {key.split("/")[1]: _series(evaluations, key) for key in masked if key.endswith("/accuracy")}
-    figures.append(curves("Accuracy at masked tokens, held out", accuracies, marks=True))
+    figures.append(curves("Accuracy at masked tokens, held out", accuracies, accuracy=True))
     return [figure for figure in figures if figure]
 
 
