@@ -10,6 +10,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+from pathlib import Path
+
 import pytest
 
 # DeepSpeed calls these names of torch.distributed and each call warns. By message, nothing broader.
@@ -24,3 +26,16 @@ DEPRECATED_COLLECTIVES = (
 def pytest_configure(config: pytest.Config) -> None:
     for name in DEPRECATED_COLLECTIVES:
         config.addinivalue_line("filterwarnings", rf"ignore:.*torch\.distributed\.{name}` is:FutureWarning")
+
+
+@pytest.fixture(scope="session")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of a recipe whose store, on real text, is prepared. Run folders go elsewhere: pass ``runs``."""
+    from data.prepare import prepare
+    from data.recipe import parse_recipe, read_recipe
+    from tests.small_run import write_small_recipe
+    from training.config import Recipe
+
+    path = write_small_recipe(tmp_path_factory.mktemp("small"))
+    prepare(parse_recipe(read_recipe(path), Recipe), workers=1, say=lambda message: None)
+    return path

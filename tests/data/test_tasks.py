@@ -1,0 +1,201 @@
+"""Invariants: what each task's documents look like, token for token, on real records."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.lexicon import Lexicon
+from data.recipe import parse_recipe, read_recipe
+from data.sampling import shares_of, streams_of
+from data.store import TokenStore
+from data.tasks import (
+    TASKS,
+    CrossAttentionMaskedConfig,
+    Draw,
+    MaskedConfig,
+    Material,
+    MixedAlignmentConfig,
+    TaskConfig,
+    TextSegment,
+    make_camlm,
+    make_mixed_alignment,
+    make_mmlm,
+    make_tlm,
+    make_translation_alignment,
+)
+from data.tokenizer import Tokenizer
+from training.config import Recipe
+
+
+@pytest.fixture(scope="module")
+def world(small_recipe):
+    recipe = parse_recipe(read_recipe(small_recipe), Recipe)
+    store = TokenStore.open(recipe.store)
+    lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons])
+    return recipe, store, Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, 64)
+
+
+def pair(store, record=0, one="de", other="en"):
+    corpus = store.corpora["rows"]
+    found = {}
+    for s in range(corpus.record_starts[record], corpus.record_starts[record + 1]):
+        language = int(corpus.segment_language[s])
+        found[store.languages[language]] = TextSegment(language, corpus.ids(s), corpus.text(s), 7)
+    return [found[one], found[other]]
+
+
+def draw(record, room=128, name="test"):
+    return Draw(1, 0, name, record, 0, room)
+
+
+def test_mmlm_predicts_what_it_hides(world):
+    _, store, material = world
+    segment = pair(store)[0]
+    (document,) = make_mmlm([segment], draw(0), material, MaskedConfig()).example.documents
+    assert document.token_ids[0] == 0 and document.token_ids[-1] == 2
+    assert document.context_length == len(document.token_ids) == len(segment.ids) + 2
+    restored = document.token_ids.copy()
+    restored[document.predicted] = document.targets
+    assert np.array_equal(restored[1:-1], segment.ids)
+    assert document.position_ids.tolist() == list(range(2, len(restored) + 2))
+
+
+def test_tlm_has_the_pair_layout_and_predicts_ordinary_tokens_of_both_sides(world):
+    _, store, material = world
+    segments = pair(store)
+    orders, sides = set(), set()
+    for record in range(60):
+        (document,) = make_tlm(segments, draw(record), material, MaskedConfig(mask_rate=0.3)).example.documents
+        restored = document.token_ids.copy()
+        restored[document.predicted] = document.targets
+        first, second = (segments if document.language[0] == segments[0].language else segments[::-1])
+        orders.add(first.language)
+        n = len(first.ids)
+        assert restored.tolist() == [0, *first.ids, 2, 2, *second.ids, 2]
+        assert document.language.tolist() == [first.language] * (n + 2) + [second.language] * (len(second.ids) + 2)
+        assert not np.isin(document.predicted, [0, n + 1, n + 2, len(restored) - 1]).any()
+        sides |= {bool(p > n) for p in document.predicted}
+    assert len(orders) == 2 and len(sides) == 2
+
+
+def test_camlm_reads_one_side_from_the_unmasked_tokens_of_the_other(world):
+    _, store, material = world
+    segments = pair(store)
+    mask = material.tokenizer.mask_id
+    for record in range(30):
+        made = make_camlm(segments, draw(record), material, CrossAttentionMaskedConfig())
+        one, other = made.example.documents
+        assert len(one.token_ids) + len(other.token_ids) == sum(len(s.ids) + 2 for s in segments)
+        whole = {}
+        for document, partner in ((one, other), (other, one)):
+            context = document.context_length
+            assert (document.token_ids[context:] == mask).all() and mask not in document.token_ids[:context]
+            assert document.predicted.tolist() == list(range(context, len(document.token_ids)))
+            # The readers' places are those that the partner's context left out, and of the same language.
+            partner_context = partner.position_ids[: partner.context_length]
+            readers = document.position_ids[context:]
+            assert not set(readers) & set(partner_context)
+            places = np.concatenate([readers, partner_context])
+            assert sorted(places) == list(range(min(places), max(places) + 1))
+            assert set(document.language[context:]) == set(partner.language[: partner.context_length])
+            whole |= dict(zip(document.position_ids[:context], document.token_ids[:context], strict=True))
+            whole |= dict(zip(readers, document.targets, strict=True))
+        first, second = (segments if one.language[-1] == segments[0].language else segments[::-1])
+        assert [whole[p] for p in sorted(whole)] == [0, *first.ids, 2, 2, *second.ids, 2]
+
+
+def test_a_pair_that_is_too_long_loses_the_longer_sides_end_first(world):
+    _, store, material = world
+    short, long = pair(store)[0], pair(store)[1]
+    short = short._replace(ids=short.ids[:5])
+    long = long._replace(ids=np.resize(long.ids, 500))
+    (document,) = make_tlm([short, long], draw(0), material, MaskedConfig()).example.documents
+    assert len(document.token_ids) == 64
+    assert (document.language == short.language).sum() == 7
+    both = [s._replace(ids=np.resize(s.ids, 500)) for s in (short, long)]
+    (document,) = make_tlm(both, draw(0), material, MaskedConfig()).example.documents
+    assert np.bincount(document.language)[[short.language, long.language]].tolist() == [32, 32]
+
+
+def test_alignment_compares_the_two_texts_and_carries_their_group(world):
+    _, store, material = world
+    segments = pair(store)
+    example = make_translation_alignment(segments, draw(0), material, TaskConfig()).example
+    assert example.pairs == [(0, 1)] and example.group == 7
+    assert {d.language for d in example.documents} == {s.language for s in segments}
+
+
+def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
+    _, store, material = world
+    segment = pair(store)[1]
+    sides = set()
+    for record in range(40):
+        made = make_mixed_alignment([segment], draw(record, room=2 * len(segment.ids) + 8), material, MixedAlignmentConfig())
+        assert made.mixed.languages >= 2 and made.mixed.replaced >= 1
+        original = [0, *segment.ids, 2]
+        where = [d.token_ids.tolist() == original for d in made.example.documents]
+        assert sum(where) == 1
+        sides.add(where[0])
+        assert made.example.tokens <= 2 * len(segment.ids) + 8
+    assert sides == {True, False}
+
+
+def test_the_same_draw_makes_the_same_example_and_another_epoch_another(world):
+    _, store, material = world
+    segments = pair(store)
+    again = [make_camlm(segments, draw(4), material, CrossAttentionMaskedConfig()).example for _ in range(2)]
+    for one, other in zip(again[0].documents, again[1].documents, strict=True):
+        assert np.array_equal(one.token_ids, other.token_ids) and np.array_equal(one.targets, other.targets)
+    later = make_camlm(segments, draw(4)._replace(epoch=1), material, CrossAttentionMaskedConfig()).example
+    assert later.documents[0].targets.tolist() != again[0].documents[0].targets.tolist()
+
+
+def test_no_example_needs_more_than_the_room_that_is_set_aside(world):
+    recipe, store, material = world
+    streams = streams_of(store, recipe.tasks, recipe.sampling, material.lexicon)
+    corpora = list(store.corpora.values())
+    for number, stream in enumerate(streams[::9]):
+        records = np.arange(min(len(stream), 20))
+        rooms = stream.room(records, 64)
+        for record, room in zip(records.tolist(), rooms.tolist(), strict=True):
+            corpus = corpora[stream.corpora[record]]
+            segments = [
+                TextSegment(int(corpus.segment_language[s]), corpus.ids(s), corpus.text(s), 0)
+                for s in (int(side[record]) for side in stream.segments)
+            ]
+            made = stream.task.make(
+                segments, Draw(1, number, stream.name, record, 0, room), material, recipe.tasks.enabled()[stream.task.name]
+            )
+            assert made.example is None or made.example.tokens <= room
+            if stream.task.name != "mixed_alignment":
+                assert made.example.tokens == room
+
+
+def test_streams_hold_every_record_of_the_training_corpora_and_none_that_is_held_out(world):
+    recipe, store, material = world
+    streams = {s.name: s for s in streams_of(store, recipe.tasks, recipe.sampling, material.lexicon)}
+    rows, sentences = store.corpora["rows"], store.corpora["sentences"]
+    german = store.languages.index("de")
+    assert len(streams["mmlm/de"]) == (sentences.segment_language == german).sum()
+    both = set(rows.segment_record[rows.segment_language == german])
+    both &= set(rows.segment_record[rows.segment_language == store.languages.index("en")])
+    assert len(streams["tlm/de-en"]) == len(both)
+    held_out = list(store.corpora).index("test")
+    assert all(held_out not in s.corpora for s in streams.values())
+    texts = sum(len(s) for s in streams.values() if s.task.name == "mixed_alignment")
+    assert texts == len(rows.segment_language) + len(sentences.segment_language)
+
+
+def test_shares_split_sides_evenly_then_by_weight_then_by_temperature(world):
+    recipe, store, material = world
+    streams = streams_of(store, recipe.tasks, recipe.sampling, material.lexicon)
+    shares = shares_of(streams, recipe.tasks, recipe.sampling)
+    of_task = {name: shares[[s.task.name == name for s in streams]].sum() for name in TASKS}
+    assert shares.sum() == pytest.approx(1)
+    assert of_task == pytest.approx(
+        {"mmlm": 1 / 4, "tlm": 1 / 8, "camlm": 1 / 8, "translation_alignment": 1 / 4, "mixed_alignment": 1 / 4}
+    )
+    members = [i for i, s in enumerate(streams) if s.task.name == "mmlm"]
+    tokens = np.array([float(streams[i].lengths[0].sum()) for i in members])
+    assert shares[members] / shares[members].sum() == pytest.approx(tokens**0.3 / (tokens**0.3).sum())
