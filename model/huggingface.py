@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pydantic
 import torch
@@ -24,13 +24,12 @@ from model.config import EncoderConfig
 from model.huggingface_names import (
     FAMILIES,
     FIRST_POSITION,
-    ImportedWeights,
     ModelError,
     from_theirs,
     to_theirs,
 )
 
-__all__ = ["ImportedWeights", "ModelError", "load_weights", "read_config", "write_folder"]
+__all__ = ["ModelError", "ReopenedOutputs", "load_weights", "read_config", "reopened_outputs", "write_folder"]
 
 # tokenizer_config.json is copied too, with the length at which texts are cut.
 _TOKENIZER_FILES = (
@@ -76,11 +75,12 @@ def read_config(folder: str | os.PathLike[str]) -> EncoderConfig:
         raise ModelError(f"{path}: {error}") from error
 
 
-def load_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> ImportedWeights:
-    """Return the folder's weights for ``PretrainingModel(config)``, to be loaded with ``strict=False``.
+def load_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> dict[str, Tensor]:
+    """Return the folder's weights under the names of ``PretrainingModel(config)``, float32.
 
-    ``config`` is ``read_config(folder)``, possibly with another dropout. A folder without a masked-token head
-    gives none: the model keeps its initial one, and ``fresh`` names it. Weights of 16 bits become float32.
+    ``config`` is ``read_config(folder)``, possibly with another dropout. To be loaded with ``strict=False``:
+    the temperature is never there, and a folder without a masked-token head gives none. Both then keep their
+    initial values, and ``load_state_dict`` reports them as missing.
     """
     folder = Path(folder)
     family = _family(_read_json(folder / "config.json"), folder / "config.json")
@@ -131,6 +131,51 @@ def write_folder(
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
+
+
+class ReopenedOutputs(NamedTuple):
+    """What a written folder computes, texts one after the other without padding (N texts, T tokens in all)."""
+
+    token_ids: list[list[int]]  # N, special tokens included
+    hidden: Tensor  # (T, D)
+    logits: Tensor  # (T, V)
+    sentence_vectors: Tensor  # (N, D), unit length
+
+
+def reopened_outputs(
+    folder: str | os.PathLike[str], texts: Sequence[str], maximum_tokens: int, *, texts_at_once: int = 16
+) -> ReopenedOutputs:
+    """Open a written folder as anybody would, AutoTokenizer and AutoModels, and run ``texts`` in padded batches.
+
+    Vectors are pooled as its modules.json says, by hand: sentence-transformers is not needed to train.
+    """
+    from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    encoder = AutoModel.from_pretrained(
+        folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+    ).eval()
+    with_head = AutoModelForMaskedLM.from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    ).eval()
+    ids, hidden, logits, vectors = [], [], [], []
+    for first in range(0, len(texts), texts_at_once):
+        batch = tokenizer(
+            list(texts[first : first + texts_at_once]),
+            padding=True,
+            truncation=True,
+            max_length=maximum_tokens,
+            return_tensors="pt",
+        )
+        there = batch["attention_mask"].bool()
+        with torch.no_grad():
+            states = encoder(**batch).last_hidden_state
+            logits.append(with_head(**batch).logits[there])
+        ids += [row[mask].tolist() for row, mask in zip(batch["input_ids"], there, strict=True)]
+        hidden.append(states[there])
+        means = torch.stack([row[mask].mean(0) for row, mask in zip(states, there, strict=True)])
+        vectors.append(torch.nn.functional.normalize(means, dim=-1))
+    return ReopenedOutputs(ids, torch.cat(hidden), torch.cat(logits), torch.cat(vectors))
 
 
 def _write_transformers(

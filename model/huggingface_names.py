@@ -11,7 +11,6 @@ head                                     lm_head                                
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,14 +45,6 @@ class ModelError(ValueError):
     """A folder or weights that can not be read or written as a model; the message holds the remedy."""
 
 
-class ImportedWeights(NamedTuple):
-    """Weights of a folder under our names, float32, and what the folder did not hold."""
-
-    state_dict: dict[str, Tensor]
-    fresh: tuple[str, ...]  # parameters of PretrainingModel that keep their initial values
-    unused: tuple[str, ...]  # tensors of the folder that have no place in ours (a pooler, a classifier)
-
-
 def _modules(config: EncoderConfig) -> dict[str, str]:
     """Ours -> theirs of the encoder's modules that differ in name alone."""
     layers = {
@@ -64,10 +55,12 @@ def _modules(config: EncoderConfig) -> dict[str, str]:
     return _EMBEDDING | layers
 
 
-def from_theirs(tensors: Mapping[str, Tensor], family: str, config: EncoderConfig) -> ImportedWeights:
-    """Rename the tensors of a ``family`` checkpoint; ModelError where one is missing or of another shape."""
+def from_theirs(tensors: Mapping[str, Tensor], family: str, config: EncoderConfig) -> dict[str, Tensor]:
+    """Rename the tensors of a ``family`` checkpoint; ModelError where one is missing or of another shape.
+
+    What has no place in ours is left out (a pooler, a classifier), and the head where there is none.
+    """
     source = {_plain(name, _PREFIX[family]): tensor for name, tensor in tensors.items()}
-    used = {name for name in source if name.endswith("position_ids")}  # a buffer of old checkpoints
     width, inner = config.width, config.feed_forward
     weights = {".inner": (inner, width), ".outer": (width, inner), ".output": (width, width)}
     state: dict[str, Tensor] = {}
@@ -78,7 +71,6 @@ def from_theirs(tensors: Mapping[str, Tensor], family: str, config: EncoderConfi
         found = tuple(source[name].shape)
         if found != shape:
             raise ModelError(f"{name} is {found}, the configuration says {shape}")
-        used.add(name)
         return source[name].float()
 
     def take_module(ours: str, theirs: str, weight: tuple[int, ...]) -> None:
@@ -104,7 +96,7 @@ def from_theirs(tensors: Mapping[str, Tensor], family: str, config: EncoderConfi
         state[f"{ours}.weight"] = torch.cat([take(f"{part}.weight", width, width) for part in parts])
         state[f"{ours}.bias"] = torch.cat([take(f"{part}.bias", width) for part in parts])
 
-    head, fresh = _HEAD[family], ["temperature.logarithm"]
+    head = _HEAD[family]
     if head["bias"] in source:
         take_module("head.dense", head["dense"], (width, width))
         take_module("head.norm", head["norm"], (width,))
@@ -115,10 +107,7 @@ def from_theirs(tensors: Mapping[str, Tensor], family: str, config: EncoderConfi
                 raise ModelError(
                     f"{copied} differs from the token table; this encoder's output table is tied to it"
                 )
-    else:
-        parts = ["dense.weight", "dense.bias", "norm.weight", "norm.bias", "bias"]
-        fresh += [f"head.{part}" for part in parts]
-    return ImportedWeights(state, tuple(sorted(fresh)), tuple(sorted(source.keys() - used)))
+    return state
 
 
 def to_theirs(state_dict: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:
