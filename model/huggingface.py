@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +135,7 @@ def write_folder(
 
 
 class ReopenedOutputs(NamedTuple):
-    """What a written folder computes, texts one after the other without padding (N texts, T tokens in all)."""
+    """What a written folder computes: N texts one after the other, T tokens in all, without padding."""
 
     token_ids: list[list[int]]  # N, special tokens included
     hidden: Tensor  # (T, D)
@@ -145,19 +146,17 @@ class ReopenedOutputs(NamedTuple):
 def reopened_outputs(
     folder: str | os.PathLike[str], texts: Sequence[str], maximum_tokens: int, *, texts_at_once: int = 16
 ) -> ReopenedOutputs:
-    """Open a written folder as anybody would, AutoTokenizer and AutoModels, and run ``texts`` in padded batches.
+    """Open a written folder as anybody would, with transformers, and run ``texts`` in padded batches.
 
     Vectors are pooled as its modules.json says, by hand: sentence-transformers is not needed to train.
     """
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    encoder = AutoModel.from_pretrained(
-        folder, local_files_only=True, add_pooling_layer=False, dtype=torch.float32
-    ).eval()
-    with_head = AutoModelForMaskedLM.from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32
-    ).eval()
+    opening = {"local_files_only": True, "dtype": torch.float32}
+    with _quiet_transformers():
+        encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, **opening).eval()
+        with_head = AutoModelForMaskedLM.from_pretrained(folder, **opening).eval()
     ids, hidden, logits, vectors = [], [], [], []
     for first in range(0, len(texts), texts_at_once):
         batch = tokenizer(
@@ -205,7 +204,24 @@ def _write_transformers(
     expected = {name for name in model.state_dict() if not name.startswith("lm_head.decoder")}
     if expected != set(weights):
         raise ModelError(f"transformers expects other weights: {sorted(expected ^ set(weights))}")
-    model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+    with _quiet_transformers():
+        model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars, and no report that an AutoModel leaves out the head that it is meant to leave out."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _write_sentence_transformers(config: EncoderConfig, folder: Path, maximum_tokens: int) -> None:
