@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -96,7 +98,7 @@ class EncoderPool:
         # spawn: a fork would copy the threads' locks, and torch where the caller has it
         context = multiprocessing.get_context("spawn")
         self._executor = (
-            ProcessPoolExecutor(workers, mp_context=context, initializer=_ignore_interrupt)
+            ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
             if workers > 1
             else None
         )
@@ -128,8 +130,17 @@ class EncoderPool:
             raise UserError(f"{ended}; try again with fewer --workers") from None
 
 
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+def _follow_parent() -> None:
+    """A worker leaves interrupts to its parent, and ends when the parent is gone, however it went."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
 
 
 def group_of(text: str) -> int:

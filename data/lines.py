@@ -23,13 +23,16 @@ def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[byt
                 number += 1
                 if number == 1:
                     line = _without_mark(line, path)
-                whole = line
-                while len(whole) == LONGEST_LINE and not whole.endswith(b"\n"):
-                    line, whole = b"", file.readline(LONGEST_LINE)
+                rest = (
+                    b"" if len(line) < LONGEST_LINE or line.endswith(b"\n") else file.readline(LONGEST_LINE)
+                )
+                giant = bool(rest)
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(LONGEST_LINE)
                 if number % 1024 == 0:
                     advance(raw.tell() - seen)
                     seen = raw.tell()
-                yield None if len(whole) != len(line) else line.removesuffix(b"\n").removesuffix(b"\r")
+                yield None if giant else line.removesuffix(b"\n").removesuffix(b"\r")
         except (EOFError, OSError, zlib.error) as error:
             raise UserError(
                 f"{path}: damaged after line {number}: {error}; fetch or write the file again"

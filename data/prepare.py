@@ -103,7 +103,10 @@ def inputs_of(config: DataConfig) -> dict[str, Any]:
     settings = config.model_dump(mode="json", include=set(DataConfig.model_fields) - {"store"})
     paths = [path for corpus in config.corpora.values() for path in corpus.files()]
     if config.tokenizer.path is not None:
-        Tokenizer.open(config.tokenizer.path)
+        try:
+            Tokenizer.open(config.tokenizer.path)
+        except UserError as error:
+            raise UserError(f"tokenizer.path: {error}") from None
         paths.append(str(Path(config.tokenizer.path) / "tokenizer.json"))
     for lexicon in config.lexicons:
         if not Path(lexicon.path).is_file():

@@ -162,7 +162,7 @@ def write_tokenizer(model: bytes, folder: Path) -> None:
         [
             normalizers.Precompiled(_character_map(model)),
             normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
-            normalizers.Strip(left=True, right=True),
+            normalizers.Replace(tokenizers.Regex("^ | $"), ""),  # Strip would take U+0085 too
         ]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")

@@ -1,0 +1,282 @@
+"""Sources: read = kept + rejected on any bytes, rejects located, wrong recipes refused before the work."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.config import CorpusConfig
+from data.recipe import UserError
+from data.records import Record, ScoredTriplet, Sentence, TranslationPair
+from data.sources import REASONS, Reject, check_corpus, read_corpus
+
+SEPARATORS = "a\u2028b\u0085c\x0cd\x1ce\rf"  # str.splitlines cuts all of them
+
+
+def corpus(**settings: Any) -> CorpusConfig:
+    return CorpusConfig.model_validate(settings)
+
+
+def text_corpus(path: Path) -> CorpusConfig:
+    return corpus(kind="monolingual", format="text", path=str(path), language="en")
+
+
+def rows_corpus(path: Path, **settings: Any) -> CorpusConfig:
+    return corpus(
+        **{"kind": "parallel", "format": "jsonl", "path": str(path), "translations": "t", **settings}
+    )
+
+
+def read(
+    config: CorpusConfig, maximum_characters: int = 100
+) -> tuple[list[tuple[int, Record]], list[Reject]]:
+    items = list(read_corpus(config, maximum_characters))
+    rejects = [item for item in items if isinstance(item, Reject)]
+    assert {reject.reason for reject in rejects} <= set(REASONS)
+    return [item for item in items if not isinstance(item, Reject)], rejects
+
+
+def reasons(rejects: list[Reject]) -> dict[int, str]:
+    return {reject.line: reject.reason for reject in rejects if reject.whole_record}
+
+
+def test_lines_are_split_on_newline_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(f"\ufeffone\r\n{SEPARATORS}\r\r\nlast".encode())
+    kept, rejects = read(text_corpus(path))
+    assert [record for _, record in kept] == [Sentence("en", text) for text in ("one", SEPARATORS, "last")]
+    assert not rejects
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "rejected"),
+    [
+        (b"", [], {}),
+        (b"\n\n", [], {1: "empty", 2: "empty"}),
+        (b"a\n\xff\xfa\nb\n", ["a", "b"], {2: "invalid_utf8"}),
+        (b"a\xc0\xaf\n", [], {1: "invalid_utf8"}),  # an overlong slash
+        (b"\xed\xa0\x80\na", ["a"], {1: "invalid_utf8"}),  # half of a surrogate pair
+        (b"x" * 101 + b"\n" + b"x" * 100, ["x" * 100], {1: "too_long"}),
+        (" \u3000\u2028\nb".encode(), ["b"], {1: "empty"}),
+        (b"a\x00b\n", ["a\x00b"], {}),
+    ],
+)
+def test_odd_lines_are_kept_or_rejected_with_their_line(
+    tmp_path: Path, content: bytes, kept: list[str], rejected: dict[int, str]
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    records, rejects = read(text_corpus(path))
+    assert [record.text for _, record in records if isinstance(record, Sentence)] == kept
+    assert reasons(rejects) == rejected
+
+
+def test_a_giant_line_is_rejected_and_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.lines.LONGEST_LINE", 64)
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\n" + b"x" * 1000 + b"\n" + b"y" * 63 + b"\nb\n" + b"z" * 64)
+    records, rejects = read(text_corpus(path))
+    assert [line for line, _ in records] == [1, 3, 4, 5]
+    assert reasons(rejects) == {2: "too_long"}
+
+
+def test_gzip_is_read_like_plain_text_and_a_torn_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    packed = gzip.compress("".join(f"sentence {i}\n" for i in range(1000)).encode())
+    path.write_bytes(packed)
+    assert len(read(text_corpus(path))[0]) == 1000
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match="a.txt.gz: damaged after line"):
+        read(text_corpus(path))
+
+
+def test_utf16_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("hello\n", encoding="utf-16")
+    with pytest.raises(UserError, match="UTF-16; convert it"):
+        read(text_corpus(path))
+
+
+def test_a_multi_way_row_keeps_its_good_texts_as_long_as_two_remain(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows: list[Any] = [
+        {"t": {"en": " a ", "de": "b", "fr": ""}},
+        {"t": {"en": "a", "de": None, "fr": "c"}},
+        {"t": {"en": "a", "de": 3}},
+        {"t": {"en": "a"}},
+        {"t": {"en": "a", "d e": "b", "fr": "c"}},
+        {"t": ["a"]},
+        {"u": {}},
+        [],
+        {"t": {"en": "\ud800", "de": "b"}},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n{torn\n\n")
+    kept, rejects = read(rows_corpus(path))
+    assert kept == [
+        (1, TranslationPair((("en", "a"), ("de", "b")))),
+        (2, TranslationPair((("en", "a"), ("fr", "c")))),
+        (5, TranslationPair((("en", "a"), ("fr", "c")))),
+    ]
+    assert reasons(rejects) == {
+        3: "unknown_kind_of_value",
+        4: "fewer_than_two_languages",
+        6: "unknown_kind_of_value",
+        7: "missing_field",
+        8: "bad_json",
+        9: "invalid_utf8",
+        10: "bad_json",
+        11: "empty",
+    }
+    dropped = [reject for reject in rejects if not reject.whole_record]
+    assert [(reject.line, reject.reason, reject.language) for reject in dropped] == [
+        (1, "empty", "fr"),
+        (5, "bad_language", "d e"),
+    ]
+
+
+def test_tsv_columns_are_languages_or_text_and_language(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("a\tb\t9\nonly\na\t\t9\n\nx\ty\tz\tw\n")
+    kept, rejects = read(corpus(kind="parallel", format="tsv", path=str(path), columns=["en", "de", "_"]))
+    assert kept == [(1, TranslationPair((("en", "a"), ("de", "b"))))]
+    assert reasons(rejects) == {2: "wrong_columns", 3: "empty", 4: "empty", 5: "wrong_columns"}
+    path.write_text("hallo\tde\nhello\te n\n")
+    kept, rejects = read(
+        corpus(kind="monolingual", format="tsv", path=str(path), columns=["text", "language"])
+    )
+    assert kept == [(1, Sentence("de", "hallo"))]
+    assert reasons(rejects) == {2: "bad_language"}
+
+
+def test_parallel_text_files_go_line_by_line(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_bytes(f"one\n{SEPARATORS}\n\nfour\n".encode())
+    (tmp_path / "a.de").write_bytes(b"eins\r\nzwei\r\ndrei\r\n\xff\r\n")
+    paths = {"en": str(tmp_path / "a.en"), "de": str(tmp_path / "a.de")}
+    kept, rejects = read(corpus(kind="parallel", format="text", paths=paths))
+    assert kept == [
+        (1, TranslationPair((("en", "one"), ("de", "eins")))),
+        (2, TranslationPair((("en", SEPARATORS), ("de", "zwei")))),
+    ]
+    assert [(Path(reject.file).name, reject.line, reject.reason) for reject in rejects] == [
+        ("a.en", 3, "empty"),
+        ("a.de", 4, "invalid_utf8"),
+    ]
+
+
+def test_unequal_parallel_files_are_refused_with_both_counts(tmp_path: Path) -> None:
+    (tmp_path / "a.en").write_bytes(b"one\ntwo\nthree")
+    (tmp_path / "a.de").write_bytes(b"eins\nzwei\n")
+    paths = {"en": str(tmp_path / "a.en"), "de": str(tmp_path / "a.de")}
+    with pytest.raises(UserError) as error:
+        check_corpus(corpus(kind="parallel", format="text", paths=paths), "corpora.a")
+    assert "a.en has 3 lines" in str(error.value) and "a.de has 2 lines" in str(error.value)
+
+
+def test_scored_triplets_need_one_score_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [
+        {"a": "x", "p": "y", "n": ["z", "w"], "s": [0.9, 0.1, 0]},
+        {"a": "x", "p": "y", "n": "z", "s": [0.9, 0.1]},
+        {"a": "x", "p": "y", "n": ["z"], "s": [0.9]},
+        {"a": "x", "p": "y", "n": ["z"], "s": [0.9, "0.1"]},
+        {"a": "x", "p": "y", "n": [], "s": [0.9]},
+        {"a": "x", "p": "", "n": ["z"], "s": [0.9, 0.1]},
+        {"a": "x", "p": "y", "s": [0.9, 0.1]},
+        {"a": "x", "p": "y", "n": ["z"], "s": [0.9, float("nan")]},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    keys = {"anchor": "a", "positive": "p", "negatives": "n", "scores": "s", "language": "en"}
+    kept, rejects = read(corpus(kind="scored", format="jsonl", path=str(path), **keys))
+    assert kept == [
+        (1, ScoredTriplet("en", "x", "y", ("z", "w"), (0.9, 0.1, 0.0))),
+        (2, ScoredTriplet("en", "x", "y", ("z",), (0.9, 0.1))),
+    ]
+    assert reasons(rejects) == {
+        3: "wrong_scores",
+        4: "unknown_kind_of_value",
+        5: "wrong_scores",
+        6: "empty",
+        7: "missing_field",
+        8: "wrong_scores",
+    }
+
+
+@pytest.mark.parametrize("form", ["folder", "folder with splits", "parquet"])
+def test_hugging_face_data_sets_and_parquet(tmp_path: Path, form: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict(
+        {
+            "id": [1, 2, 3],
+            "translation": [{"en": "a", "de": "b"}, {"en": "c", "de": None}, {"en": "d", "de": " "}],
+        }
+    )
+    path, split = tmp_path / "set", {}
+    if form == "parquet":
+        rows.to_parquet(str(path))
+    elif form == "folder":
+        rows.save_to_disk(str(path))
+    else:
+        datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(str(path))
+        split = {"split": "train"}
+    config = rows_corpus(path, format="huggingface", translations="translation", **split)
+    check_corpus(config, "corpora.a")
+    kept, rejects = read(config)
+    assert kept == [(1, TranslationPair((("en", "a"), ("de", "b"))))]
+    assert reasons(rejects) == {2: "fewer_than_two_languages", 3: "empty"}
+    wrong = rows_corpus(path, format="huggingface", translations="translations", **split)
+    with pytest.raises(UserError, match="corpora.a.translations: .* did you mean 'translation'"):
+        check_corpus(wrong, "corpora.a")
+    if split:
+        with pytest.raises(UserError, match="splits train, test; did you mean 'train'"):
+            check_corpus(rows_corpus(path, format="huggingface", translations="t", split="trai"), "corpora.a")
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    with pytest.raises(UserError, match="neither a Parquet file nor a folder of datasets.save_to_disk"):
+        check_corpus(rows_corpus(tmp_path / "set", format="huggingface"), "corpora.a")
+
+
+def test_a_missing_file_names_the_key_and_the_nearest_file(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"corpora.news.path: there is no file .*did you mean .*train.jsonl\?"
+    ):
+        check_corpus(rows_corpus(tmp_path / "trian.jsonl"), "corpora.news")
+
+
+def test_a_field_that_no_row_has_names_file_key_fields_and_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1}\n{"sentence": "a", "lang": "de"}\n')
+    keys: dict[str, Any] = {"kind": "monolingual", "format": "jsonl", "path": str(path)}
+    with pytest.raises(UserError) as error:
+        check_corpus(corpus(**keys, text="sentense", language={"field": "language"}), "corpora.a")
+    assert "corpora.a.text" in str(error.value) and "did you mean 'sentence'?" in str(error.value)
+    assert "corpora.a.language.field" in str(error.value) and "it has id, lang, sentence" in str(error.value)
+    check_corpus(corpus(**keys, text="sentence", language={"field": "lang"}), "corpora.a")
+
+
+def test_a_wrong_number_of_columns_names_the_right_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("a\tb\tc\n" * 3)
+    with pytest.raises(UserError, match="2 columns are named .* have 3"):
+        check_corpus(corpus(kind="parallel", format="tsv", path=str(path), columns=["en", "de"]), "corpora.a")
+
+
+def test_read_is_kept_plus_rejected_on_damaged_real_text(tmp_path: Path) -> None:
+    with gzip.open("data/corpora/demo/parallel_test.jsonl.gz") as file:
+        content = bytearray(file.read())
+    for position in range(0, len(content), 997):
+        content[position] ^= 0x80
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
+    kept, rejects = read(rows_corpus(path), maximum_characters=200)
+    lost = [reject for reject in rejects if reject.whole_record]
+    assert len(kept) + len(lost) == content.count(b"\n")
+    assert Counter([line for line, _ in kept] + [reject.line for reject in lost]).most_common(1)[0][1] == 1
+    assert kept and lost
