@@ -19,9 +19,11 @@ from torch.nn.attention.varlen import varlen_attn
 
 from model.layout import Bucket, Layout, Segments, VariableLengthLayout
 
-# Up to this many tokens a document's attention is three matrix products of whole buckets. torch's CPU kernel
-# for scaled dot products is made for long sequences: on 8,192 tokens in documents of 5 to 60, 4 heads x 64,
-# forward + backward on one core it takes 97 ms in bfloat16 and 32 ms in float32, this 22 and 26 ms.
+# Up to this many tokens a document's attention is three matrix products of whole buckets; longer ones go to
+# torch's kernel, which keeps no weights. That kernel is made for long sequences: forward and backward on one
+# core, bfloat16 (float32), take 97 (32) ms with it and 22 (26) ms with products on 8,192 tokens in documents
+# of 5 to 60, 4 heads of 64; on 4,096 tokens with 12 heads 156 (108) and 31 (64) ms at length 64, 128 (147)
+# and 62 (150) at 256.
 SHORT = 256
 # Rows of a bucket that are computed at once, so that queries, keys, scores and their gradients stay in the
 # cache.
@@ -32,20 +34,26 @@ def attention(projected: Tensor, layout: Layout) -> Tensor:
     """Queries, keys and values (R, 3, H, W) -> outputs (R, H, W), rows in the order of ``layout``."""
     if isinstance(layout, VariableLengthLayout):
         return _variable_length(projected, layout)
-    short = [bucket for bucket in layout.buckets if bucket.length <= SHORT]
-    if len(short) == len(layout.buckets):
-        outputs: Tensor = _ShortDocuments.apply(projected, layout.buckets)
-        return outputs
+    if all(bucket.length <= SHORT for bucket in layout.buckets):
+        return _short_documents(projected, layout.buckets)
     parts = projected.split([bucket.rows for bucket in layout.buckets])  # one split: its backward is one copy
     return torch.cat([_bucket(part, bucket) for part, bucket in zip(parts, layout.buckets, strict=True)])
 
 
 def _bucket(part: Tensor, bucket: Bucket) -> Tensor:
-    """(B * L, 3, H, W) -> (B * L, H, W) with torch's kernel."""
+    """(B * L, 3, H, W) -> (B * L, H, W) of one bucket."""
+    if bucket.length <= SHORT:
+        return _short_documents(part, (bucket._replace(start=0),))
     queries, keys, values = part.unflatten(0, (bucket.documents, bucket.length)).permute(2, 0, 3, 1, 4)
     visible = None if bucket.hidden_keys is None else ~bucket.hidden_keys
     outputs = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
     return outputs.transpose(1, 2).flatten(0, 1)
+
+
+def _short_documents(projected: Tensor, buckets: tuple[Bucket, ...]) -> Tensor:
+    """(R, 3, H, W) -> (R, H, W) of all buckets."""
+    outputs: Tensor = _ShortDocuments.apply(projected, buckets)
+    return outputs
 
 
 class _ShortDocuments(torch.autograd.Function):
