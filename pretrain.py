@@ -17,11 +17,20 @@ def main() -> int:
     """Run; returns the exit status: 0 done or stopped on demand, 2 for what only the person can mend."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--recipe", default="recipes/demo.yaml", help="what to train (default: %(default)s)")
-    parser.add_argument("--deepspeed_config", "--deepspeed-config", help="how to shard it (default: ds_configs/cpu.json,"
-                        " or zero3.json where there is a GPU)")  # fmt: skip
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="build everything, train nothing, print the sizes")
+    parser.add_argument(
+        "--deepspeed_config",
+        "--deepspeed-config",
+        help="how to shard it (default: ds_configs/cpu.json or zero3.json)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, train nothing, print the sizes"
+    )
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # launchers add it
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)  # habit of other programs
     arguments = parser.parse_args()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,12 +42,11 @@ class PackedBatch:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray | int]) -> PackedBatch:
         """Wrap arrays made by ``data.packing`` (in this or in a worker process) without copying them."""
-        return cls(
-            **{
-                name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-                for name, value in arrays.items()
-            }
-        )
+        values: dict[str, Any] = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in arrays.items()
+        }
+        return cls(**values)
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Move every tensor to ``device``; a batch that is already there is returned as it is."""

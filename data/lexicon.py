@@ -36,7 +36,7 @@ class Match(NamedTuple):
 class Words(NamedTuple):
     """What a text is made of: its words (its characters, where words are not spaced) and what is known of them."""
 
-    count: int
+    units: int
     matches: list[Match]
 
 
@@ -125,7 +125,9 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
     except OSError as error:
-        raise UserError(f"lexicon {path}: {error.strerror or error}. Check the path under 'lexicons'.") from None
+        raise UserError(
+            f"lexicon {path}: {error.strerror or error}. Check the path under 'lexicons'."
+        ) from None
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line:
             continue

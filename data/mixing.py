@@ -61,7 +61,7 @@ def mix(
         languages.add(language)
     if len(languages) < 2:
         return None
-    return MixedText("".join(pieces), int(chosen.sum()), len(chosen), words.count, len(languages))
+    return MixedText("".join(pieces), int(chosen.sum()), len(chosen), words.units, len(languages))
 
 
 def _covers(matches: list, text: str) -> bool:

@@ -1,7 +1,7 @@
 """Documents laid end to end: the examples of one microbatch become the arrays of a PackedBatch.
 
-    documents of examples ──▶ those that are compared, first ──▶ the others ──▶ one document of padding
-                              [0, sentence_tokens)
+documents of examples ──▶ those that are compared, first ──▶ the others ──▶ one document of padding
+                          [0, sentence_tokens)
 """
 
 from __future__ import annotations

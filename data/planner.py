@@ -19,7 +19,9 @@ import numpy as np
 from data.keys import key, permuted
 from data.sampling import Stream
 
-LAG = 2  # realised tokens of step s are known to the plan of step s + 1 + LAG: so many steps may be made ahead
+LAG = (
+    2  # realised tokens of step s are known to the plan of step s + 1 + LAG: so many steps may be made ahead
+)
 _MICRO = 1_000_000  # owed tokens are counted in millionths, as integers
 _AHEAD = 64  # records of a stream that are looked up at once
 
@@ -43,7 +45,9 @@ class PlannerState(NamedTuple):
     step: int
     cursors: np.ndarray  # (S,) int64, records taken so far, over all epochs
     owed: np.ndarray  # (S,) int64, millionths of tokens due minus spent
-    in_flight: tuple[tuple[int, np.ndarray], ...]  # steps whose realised tokens are not counted yet, as planned
+    in_flight: tuple[
+        tuple[int, np.ndarray], ...
+    ]  # steps whose realised tokens are not counted yet, as planned
 
     def to_json(self) -> dict[str, Any]:
         """Plain integers and lists."""
@@ -96,9 +100,13 @@ class Planner:
         tasks = list(dict.fromkeys(stream.task.name for stream in streams))
         self._of_task = [[i for i, s in enumerate(streams) if s.task.name == name] for name in tasks]
         self._state = PlannerState(1, np.zeros(count, np.int64), np.zeros(count, np.int64), ())
-        self._before: dict[int, PlannerState] = {}  # the states before the steps that are planned but not fed back
+        self._before: dict[
+            int, PlannerState
+        ] = {}  # the states before the steps that are planned but not fed back
         self._realised: dict[int, np.ndarray] = {}
-        self._ahead: dict[int, tuple[int, list[tuple[int, int, int]]]] = {}  # a memory of _record, nothing more
+        self._ahead: dict[
+            int, tuple[int, list[tuple[int, int, int]]]
+        ] = {}  # a memory of _record, nothing more
 
     def plan(self) -> StepPlan:
         """The next step. Needs the realised tokens of all steps but the last LAG that were planned."""
@@ -116,7 +124,9 @@ class Planner:
     def state(self) -> dict[str, Any]:
         """Plain integers from which ``restore`` goes on after the last step that was fed back."""
         state = self._before[min(self._before)] if self._before else self._state
-        realised = {str(step): self._realised[step].tolist() for step in sorted(self._realised) if step < state.step}
+        realised = {
+            str(step): self._realised[step].tolist() for step in sorted(self._realised) if step < state.step
+        }
         return {**state.to_json(), "realised": realised}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -75,7 +75,9 @@ def streams_of(
     for name in tasks.enabled():
         task = TASKS[name]
         if task.needs_lexicon and lexicon is None:
-            raise UserError(f"task {name} needs word translations: name a file under 'lexicons', or leave it out.")
+            raise UserError(
+                f"task {name} needs word translations: name a file under 'lexicons', or leave it out."
+            )
         found = [
             _stream(task, language, parts, numbers)
             for language, parts in sorted(pools[task.reads].items())
@@ -84,7 +86,9 @@ def streams_of(
         if not found:
             what = {"pairs": "parallel", "sentences": "monolingual", "texts": "training"}[task.reads]
             where = "" if sampling.pairs == "all" else f" with language {sampling.pairs!r} (sampling.pairs)"
-            raise UserError(f"task {name} is on but there is no {what} corpus for it{where}: add one, or leave it out.")
+            raise UserError(
+                f"task {name} is on but there is no {what} corpus for it{where}: add one, or leave it out."
+            )
         streams += found
     if not streams:
         raise UserError("no task is on: name at least one under 'tasks'. Tasks: " + ", ".join(TASKS))
@@ -105,7 +109,9 @@ def shares_of(streams: Sequence[Stream], tasks: TasksConfig, sampling: SamplingC
         weights = sum(settings[name].weight for name in names)
         for name in names:
             members = [i for i, stream in enumerate(streams) if stream.task.name == name]
-            tokens = np.array([sum(int(lengths.sum()) for lengths in streams[i].lengths) for i in members], float)
+            tokens = np.array(
+                [sum(int(lengths.sum()) for lengths in streams[i].lengths) for i in members], float
+            )
             paired = TASKS[name].reads == "pairs"
             due = tokens ** (sampling.pair_temperature if paired else sampling.language_temperature)
             shares[members] = budget * settings[name].weight / weights * due / due.sum()

@@ -1,8 +1,8 @@
 """This rank's microbatches of every step, made ahead of time by worker processes.
 
-    Planner (every rank the same) ──▶ rows of this rank's microbatches ──▶ worker: records ──▶ examples ──▶ arrays
-                  ▲                                                                                          │
-                  └──── realised tokens, summed over the ranks ◀──── the run ◀──── PackedBatch + tally ◀─────┘
+Planner (every rank the same) ──▶ rows of this rank's microbatches ──▶ worker: records ──▶ examples ──▶ arrays
+              ▲                                                                                          │
+              └──── realised tokens, summed over the ranks ◀──── the run ◀──── PackedBatch + tally ◀─────┘
 """
 
 from __future__ import annotations

@@ -163,9 +163,7 @@ def make_tlm(segments: Sequence[TextSegment], draw: Draw, material: Material, co
     y[0] = tokenizer.eos_id
     predicted = both.predicted + 1 + SPECIALS * (both.predicted >= len(left))
     language = np.repeat([first.language, second.language], [len(x), len(y)])
-    return Made(
-        Example(draw.stream, [_context(np.concatenate([x, y]), language, predicted, both.targets)])
-    )
+    return Made(Example(draw.stream, [_context(np.concatenate([x, y]), language, predicted, both.targets)]))
 
 
 def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
@@ -186,15 +184,10 @@ def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, 
     y_masked = choose(len(right), config.mask_rate, random) + 1
     x_positions = np.arange(len(x)) + FIRST_POSITION
     y_positions = np.arange(len(y)) + FIRST_POSITION + len(x)
-    return Made(
-        Example(
-            draw.stream,
-            [
-                _reading(y, y_positions, y_masked, second.language, x, x_positions, x_masked, first.language, tokenizer),
-                _reading(x, x_positions, x_masked, first.language, y, y_positions, y_masked, second.language, tokenizer),
-            ],
-        )
-    )  # fmt: skip
+    x_side = _Side(x, x_positions, x_masked, first.language)
+    y_side = _Side(y, y_positions, y_masked, second.language)
+    mask_id = tokenizer.mask_id
+    return Made(Example(draw.stream, [_reading(y_side, x_side, mask_id), _reading(x_side, y_side, mask_id)]))
 
 
 def make_translation_alignment(
@@ -202,7 +195,9 @@ def make_translation_alignment(
 ) -> Made:
     """Contrastive alignment of a sentence with its translation (InfoXLM, LaBSE)."""
     documents = [
-        _context(_wrapped(segment.ids[: material.maximum_tokens - SPECIALS], material.tokenizer), segment.language)
+        _context(
+            _wrapped(segment.ids[: material.maximum_tokens - SPECIALS], material.tokenizer), segment.language
+        )
         for segment in _ordered(segments, draw)
     ]
     return Made(Example(draw.stream, documents, pairs=[(0, 1)], group=segments[0].group))
@@ -272,27 +267,26 @@ def _context(
     return Document(ids, np.arange(len(ids)) + FIRST_POSITION, language, len(ids), predicted, targets)
 
 
-def _reading(
-    seen: np.ndarray,
-    seen_positions: np.ndarray,
-    seen_masked: np.ndarray,
-    seen_language: int,
-    read: np.ndarray,
-    read_positions: np.ndarray,
-    read_masked: np.ndarray,
-    read_language: int,
-    tokenizer: Tokenizer,
-) -> Document:
+class _Side(NamedTuple):
+    """One side of a pair in CAMLM: its tokens, their places in the pair, and which of them are masked."""
+
+    ids: np.ndarray
+    positions: np.ndarray
+    masked: np.ndarray
+    language: int
+
+
+def _reading(seen: _Side, read: _Side, mask_id: int) -> Document:
     """[unmasked tokens of ``seen`` | masked tokens of ``read``]: one half of CAMLM."""
-    context = np.delete(np.arange(len(seen)), seen_masked)
-    readers = len(read_masked)
+    context = np.delete(np.arange(len(seen.ids)), seen.masked)
+    readers = len(read.masked)
     return Document(
-        np.concatenate([seen[context], np.full(readers, tokenizer.mask_id, dtype=np.int32)]),
-        np.concatenate([seen_positions[context], read_positions[read_masked]]),
-        np.repeat([seen_language, read_language], [len(context), readers]),
+        np.concatenate([seen.ids[context], np.full(readers, mask_id, dtype=np.int32)]),
+        np.concatenate([seen.positions[context], read.positions[read.masked]]),
+        np.repeat([seen.language, read.language], [len(context), readers]),
         len(context),
         len(context) + np.arange(readers),
-        read[read_masked],
+        read.ids[read.masked],
     )
 
 

@@ -78,8 +78,9 @@ def encoder_config(recipe: Recipe, vocabulary_size: int) -> EncoderConfig:
             raise UserError(str(error)) from None
         if config.vocabulary_size != vocabulary_size:
             raise UserError(
-                f"model.start_from {shape.start_from} has {config.vocabulary_size} token vectors and the tokenizer of"
-                f" {recipe.store} has {vocabulary_size} ids. Set tokenizer.path to {shape.start_from} and prepare again."
+                f"model.start_from {shape.start_from} has {config.vocabulary_size} token vectors and the tokenizer"
+                f" of {recipe.store} has {vocabulary_size} ids. Set tokenizer.path to {shape.start_from} and prepare"
+                " again."
             )
         if recipe.maximum_tokens > config.longest_document:
             raise UserError(

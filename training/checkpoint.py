@@ -1,7 +1,7 @@
 """Checkpoints of a run: written beside, digested, then renamed; read only after every file was verified.
 
-    checkpoints/step-00001000/   DeepSpeed's shards, run.json (planner, data fingerprints), manifest.json
-    checkpoints/latest           the newest one's name: a hint; the truth is the newest manifest that verifies
+checkpoints/step-00001000/   DeepSpeed's shards, run.json (planner, data fingerprints), manifest.json
+checkpoints/latest           the newest one's name: a hint; the truth is the newest manifest that verifies
 """
 
 from __future__ import annotations

@@ -131,13 +131,16 @@ class Recipe(DataConfig):
                 f" {self.maximum_tokens}: at least {2 * self.maximum_tokens}"
             )
         if self.optimizer.warmup_steps > self.steps:
-            problems.append(f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}")
+            problems.append(
+                f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}"
+            )
         if self.model.start_from is None and self.maximum_tokens > self.model.positions - 2:
             problems.append(
                 f"maximum_tokens {self.maximum_tokens} needs model.positions of at least {self.maximum_tokens + 2}"
             )
         named = {
-            f"evaluation.retrieval.{name}": [r.corpus, *r.among] for name, r in self.evaluation.retrieval.items()
+            f"evaluation.retrieval.{name}": [r.corpus, *r.among]
+            for name, r in self.evaluation.retrieval.items()
         }
         named["evaluation.masked"] = list(self.evaluation.masked)
         for where, corpora in named.items():
@@ -145,7 +148,9 @@ class Recipe(DataConfig):
                 if corpus not in self.corpora:
                     problems.append(f"{where} names corpus {corpus!r}; corpora: {', '.join(self.corpora)}")
                 elif self.corpora[corpus].kind != "parallel":
-                    problems.append(f"{where} needs parallel corpora; {corpus!r} is {self.corpora[corpus].kind}")
+                    problems.append(
+                        f"{where} needs parallel corpora; {corpus!r} is {self.corpora[corpus].kind}"
+                    )
         if problems:
             raise ValueError("; ".join(problems))
         return self

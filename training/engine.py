@@ -66,7 +66,11 @@ class Engine:
     """A model and its optimizer, sharded by DeepSpeed as the resolved DeepSpeed dict says."""
 
     def __init__(
-        self, model: PretrainingModel, optimizer: torch.optim.Optimizer, sharding: dict[str, Any], world: World
+        self,
+        model: PretrainingModel,
+        optimizer: torch.optim.Optimizer,
+        sharding: dict[str, Any],
+        world: World,
     ) -> None:
         """Shard ``model`` and ``optimizer``; both belong to the engine from here on."""
         import deepspeed
@@ -124,7 +128,9 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         dist.barrier()
         if self.world.first:
-            (folder / "zero_to_fp32.py").unlink(missing_ok=True)  # a script that unpickles whatever it is given
+            (folder / "zero_to_fp32.py").unlink(
+                missing_ok=True
+            )  # a script that unpickles whatever it is given
 
     def load(self, folder: Path, tag: str) -> None:
         """Read the shards that ``save`` wrote at the same number of ranks."""
@@ -154,7 +160,7 @@ def _read_checkpoints_without_code() -> None:
 
     torch.serialization.add_safe_globals([ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address])
 
-    def load(self: object, path: str, map_location: object = None) -> object:
+    def load(self: object, path: str, map_location: Any = None) -> Any:
         return torch.load(path, map_location=map_location, weights_only=True)
 
     TorchCheckpointEngine.load = load

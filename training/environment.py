@@ -13,7 +13,11 @@ import warnings
 def prepare() -> None:
     """Fill in rank, size, rendezvous and threads where the launcher left them out."""
     environment = os.environ
-    if "RANK" not in environment and "SLURM_PROCID" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1:
+    if (
+        "RANK" not in environment
+        and "SLURM_PROCID" in environment
+        and int(environment.get("SLURM_NTASKS", 1)) > 1
+    ):
         environment["RANK"] = environment["SLURM_PROCID"]
         environment["WORLD_SIZE"] = environment["SLURM_NTASKS"]
         environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
@@ -31,7 +35,15 @@ def prepare() -> None:
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(here))))
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Said many times a second by torch about calls that DeepSpeed makes.
-    warnings.filterwarnings("ignore", message=r".*(all_gather_into_tensor|reduce_scatter_tensor|all_reduce).*", category=FutureWarning)  # fmt: skip
+    for name in (
+        "all_gather_into_tensor",
+        "reduce_scatter_tensor",
+        "_all_gather_base",
+        "_reduce_scatter_base",
+    ):
+        warnings.filterwarnings(
+            "ignore", message=rf".*torch\.distributed\.{name}` is", category=FutureWarning
+        )
 
 
 def rank() -> int:

@@ -1,6 +1,6 @@
 """Command: measure a checkpoint, a run or an exported folder on a recipe's evaluation sets.
 
-    python -m training.evaluate RUN_OR_CHECKPOINT_OR_EXPORT [--recipe R] [--floors SECONDS]
+python -m training.evaluate RUN_OR_CHECKPOINT_OR_EXPORT [--recipe R] [--floors SECONDS]
 """
 
 from __future__ import annotations
@@ -58,8 +58,12 @@ def main() -> int:
     """Measure; prints a table and, with --out, writes the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="a run folder, a checkpoint in it, or an exported folder")
-    parser.add_argument("--recipe", help="whose evaluation sets to use (default: the run's own, or recipes/demo.yaml)")
-    parser.add_argument("--floors", type=float, metavar="SECONDS", help="also measure the floors, token means trained so long")
+    parser.add_argument(
+        "--recipe", help="whose evaluation sets to use (default: the run's own, or recipes/demo.yaml)"
+    )
+    parser.add_argument(
+        "--floors", type=float, metavar="SECONDS", help="also measure the floors, token means trained so long"
+    )
     parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
     arguments = parser.parse_args()
     environment.prepare()

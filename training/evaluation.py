@@ -7,7 +7,7 @@ loop, where ``forward`` is the engine, and by ``training.evaluate`` on an export
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from data.tasks import (
 )
 from model.pretraining import PretrainingOutput
 from training.config import EvaluationConfig
-from training.retrieval import LanguageRows, bitext_retrieval, text_keys
+from training.retrieval import LanguageRows, bitext_retrieval, joined, text_keys
 
 Forward = Callable[[PackedBatch, bool], PretrainingOutput]  # (batch, sentence_vectors_only)
 PIVOT = "en"
@@ -161,8 +161,7 @@ class Evaluator:
                 np.add.at(sums[:, column], stream, values.double().cpu().numpy())
             np.add.at(sums[:, 2], stream, 1.0)
             found.append((number, sums))
-        total = sum(dict(gather_object(found)).values())
-        assert isinstance(total, np.ndarray)
+        total = np.sum(list(dict(gather_object(found)).values()), axis=0)
         scores: dict[str, float] = {}
         for task in ("mmlm", "camlm", "camlm_control"):
             members = [i for i, name in enumerate(names) if name.startswith(task + "/")]
@@ -190,9 +189,7 @@ def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBat
     return PackedBatch.from_arrays(pack(examples, sum(e.tokens for e in examples), tokenizer.pad_id))
 
 
-def language_rows(
-    store: TokenStore, corpus_name: str, vectors: Mapping[str, np.ndarray]
-) -> dict[str, LanguageRows]:
+def language_rows(store: TokenStore, corpus_name: str, vectors: Mapping[str, Any]) -> dict[str, LanguageRows]:
     """A corpus's rows as retrieval takes them; ``vectors`` holds (segments, E) for each corpus."""
     corpus = store.corpora[corpus_name]
     rows = {}
@@ -206,7 +203,7 @@ def language_rows(
 
 
 def distractors(
-    store: TokenStore, corpora: Sequence[str], vectors: Mapping[str, np.ndarray]
+    store: TokenStore, corpora: Sequence[str], vectors: Mapping[str, Any]
 ) -> dict[str, LanguageRows] | None:
     """The rows of several corpora as one set of further candidates."""
     parts = [language_rows(store, corpus, vectors) for corpus in corpora]
@@ -214,12 +211,7 @@ def distractors(
         return None
     together = {}
     for language in sorted({language for part in parts for language in part}):
-        rows = [part[language] for part in parts if language in part]
-        together[language] = LanguageRows(
-            np.arange(sum(len(r.rows) for r in rows)),
-            np.concatenate([r.vectors for r in rows]),
-            np.concatenate([r.keys for r in rows if r.keys is not None]),
-        )
+        together[language] = joined([part[language] for part in parts if language in part])
     return together
 
 

@@ -1,4 +1,4 @@
-"""Command: a run or a checkpoint -> a Hugging Face and sentence-transformers folder, checked against the training model.
+"""Command: a run or a checkpoint -> a Hugging Face and sentence-transformers folder, checked for parity.
 
     python -m training.export RUN_OR_CHECKPOINT OUT
 
@@ -50,12 +50,16 @@ def load_run(path: Path) -> SavedRun:
     store = TokenStore.open(Path(recipe.store))
     state = checkpoint.run_state(found)
     if state["store"] != store.fingerprint:
-        raise UserError(f"{found} was trained on another store than {recipe.store} is now. Prepare that one again.")
+        raise UserError(
+            f"{found} was trained on another store than {recipe.store} is now. Prepare that one again."
+        )
     from training.engine import whole_weights
 
     weights = whole_weights(found, manifest["zero_stage"])
     config = encoder_config(recipe, len(weights["encoder.embedding.word.weight"]))
-    model = PretrainingModel(config, recipe.model.temperature, learn_temperature=recipe.model.learn_temperature)
+    model = PretrainingModel(
+        config, recipe.model.temperature, learn_temperature=recipe.model.learn_temperature
+    )
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return SavedRun(recipe, raw, store, model.eval(), int(state["step"]))
 
@@ -79,7 +83,12 @@ def export(run: SavedRun, out: Path) -> dict[str, float]:
         maximum_tokens=run.recipe.maximum_tokens,
     )
     differences = parity(run, writing)
-    report = {"step": run.step, "tolerance": TOLERANCE, "sentences": _SENTENCES, "largest_difference": differences}
+    report = {
+        "step": run.step,
+        "tolerance": TOLERANCE,
+        "sentences": _SENTENCES,
+        "largest_difference": differences,
+    }
     (writing / PARITY_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     failed = {name: value for name, value in differences.items() if not value <= TOLERANCE}
     if failed:
@@ -116,7 +125,9 @@ def parity(run: SavedRun, folder: Path) -> dict[str, float]:
     ]
     reopened = reopened_outputs(folder, texts, run.recipe.maximum_tokens)
     return {
-        "token_ids": float(any(mine.tolist() != theirs for mine, theirs in zip(ids, reopened.token_ids, strict=True))),
+        "token_ids": float(
+            any(mine.tolist() != theirs for mine, theirs in zip(ids, reopened.token_ids, strict=True))
+        ),
         "hidden": _largest(hidden, reopened.hidden),
         "logits": _largest(logits, reopened.logits),
         "sentence_vectors": _largest(vectors, reopened.sentence_vectors),

@@ -1,6 +1,6 @@
 """Command: what a run gained: retrieval before and after, beside two honest floors, and nearest neighbours to look at.
 
-    python -m training.gains RUN EXPORT [--floors SECONDS]
+python -m training.gains RUN EXPORT [--floors SECONDS]
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ def floor_figures(data: DataParts, recipe: Recipe, seconds: float) -> dict[str, 
 def print_figures(figures: Figures) -> None:
     """A table of the retrieval means, one row a set and one column each; then the masked tasks."""
     columns = list(figures)
-    names = [n for n in next(iter(figures.values())) if n.startswith("retrieval/") and n.endswith(("/mean", "/mean_of_others"))]
+    names = [
+        n
+        for n in next(iter(figures.values()))
+        if n.startswith("retrieval/") and n.endswith(("/mean", "/mean_of_others"))
+    ]
     names += [n for n in next(iter(figures.values())) if n.startswith("masked/") and n.count("/") == 2]
     width = max(len(name) for name in names)
     print(" " * width + "".join(f"{column:>14}" for column in columns))
@@ -111,7 +115,9 @@ def neighbours(export: Path, data: DataParts, corpus_name: str, count: int = 3) 
     model.load_state_dict(load_weights(export, config), strict=False)
     corpus = data.store.corpora[corpus_name]
     material: Material = data.material
-    vectors = _embedded(model, sentence_batch, [corpus.ids(s) for s in range(len(corpus.segment_record))], material)
+    vectors = _embedded(
+        model, sentence_batch, [corpus.ids(s) for s in range(len(corpus.segment_record))], material
+    )
     languages = [data.store.languages[number] for number in corpus.segment_language]
     found: list[tuple[str, ...]] = []
     wanted = ["de", "ja", "ar", "ru", "zh", "fr"]
@@ -128,7 +134,9 @@ def neighbours(export: Path, data: DataParts, corpus_name: str, count: int = 3) 
     return found
 
 
-def _embedded(model: torch.nn.Module, batch_of: object, texts: Sequence[np.ndarray], material: Material) -> np.ndarray:
+def _embedded(
+    model: torch.nn.Module, batch_of: object, texts: Sequence[np.ndarray], material: Material
+) -> np.ndarray:
     assert callable(batch_of)
     parts = []
     with torch.no_grad():
@@ -143,8 +151,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m training.gains", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument("export", type=Path, help="its export")
-    parser.add_argument("--floors", type=float, metavar="SECONDS",
-                        help="how long the token means are trained (default: as long as the run's steps took)")  # fmt: skip
+    parser.add_argument(
+        "--floors",
+        type=float,
+        metavar="SECONDS",
+        help="training time of the token means (default: the run's own)",
+    )
     arguments = parser.parse_args()
     environment.prepare()
     try:
@@ -157,7 +169,10 @@ def main() -> int:
     before, after = evaluations[min(evaluations)], evaluations[max(evaluations)]
     trained = sum(step["step_seconds"] for step in read_metrics(arguments.run))
     seconds = arguments.floors if arguments.floors is not None else trained
-    print(f"training the token-mean floor for {seconds:.0f} s, as long as the encoder was trained ...", flush=True)
+    print(
+        f"training the token-mean floor for {seconds:.0f} s, as long as the encoder was trained ...",
+        flush=True,
+    )
     figures = {"before": before, "after": after, **floor_figures(data, recipe, seconds)}
     print()
     for name in recipe.evaluation.retrieval:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, metadata
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ def apex_is_available() -> bool:
     if importlib.util.find_spec("apex.optimizers") is not None:
         return True
     try:
-        summary = metadata("apex").get("Summary", "")
+        summary = metadata("apex")["Summary"] or ""
     except PackageNotFoundError:
         summary = ""
     what = f" ({summary.strip()})" if summary else ""
@@ -68,7 +69,8 @@ def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW; vectors and scalars (biases, LayerNorm, temperature) are not decayed."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for _, parameter in named_parameters:
         if parameter.requires_grad:
             (matrices if parameter.dim() >= 2 else others).append(parameter)
@@ -76,7 +78,7 @@ def build_optimizer(
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    settings = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
+    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
     if use_apex(config, device):
         from apex.optimizers import FusedAdam
 

@@ -20,7 +20,9 @@ from training.sharding import resolve_sharding
 _BYTES = {"bf16": 2, "fp32": 4}
 
 
-def print_plan(recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], sharding_path: Path, ranks: int) -> None:
+def print_plan(
+    recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], sharding_path: Path, ranks: int
+) -> None:
     """Print parameters, tokens, budgets and memory of ``recipe`` on ``ranks`` ranks."""
     resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, ranks)
     prepared = (Path(recipe.store) / "manifest.json").is_file()
@@ -40,7 +42,14 @@ def print_plan(recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], shardin
     print(f"  step        {batch.step_tokens:,} tokens = {batch.step_tokens // batch.microbatch_tokens} microbatches of"
           f" {batch.microbatch_tokens:,}; {resolved['gradient_accumulation_steps']} of them a rank")  # fmt: skip
     print(f"  run         {recipe.steps:,} steps, {recipe.steps * batch.step_tokens:,} tokens")
-    print("  budgets     " + ("the store is not prepared yet: python -m data.prepare --recipe " + str(raw.path) if data is None else ""))
+    print(
+        "  budgets     "
+        + (
+            "the store is not prepared yet: python -m data.prepare --recipe " + str(raw.path)
+            if data is None
+            else ""
+        )
+    )
     if data is not None:
         for task in recipe.tasks.enabled():
             members = [i for i, stream in enumerate(data.streams) if stream.task.name == task]
@@ -52,7 +61,9 @@ def print_plan(recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], shardin
         print(f"    {name:<22} {size / 2**30:8.3f} GiB")
 
 
-def memory(recipe: Recipe, parameters: int, layers: int, width: int, stage: int, ranks: int) -> dict[str, float]:
+def memory(
+    recipe: Recipe, parameters: int, layers: int, width: int, stage: int, ranks: int
+) -> dict[str, float]:
     """Bytes of a rank: weights, gradients and Adam's float32 states as ZeRO shards them; activations by layer.
 
     Activations: about 34 bytes for each token, unit of width and layer in bf16, twice as much in float32

@@ -106,4 +106,3 @@ class Progress:
 def _mean(sums: np.ndarray, terms: np.ndarray, members: np.ndarray) -> float:
     count = terms[members].sum()
     return float(sums[members].sum() / count) if count else float("nan")
-

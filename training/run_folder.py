@@ -16,10 +16,13 @@ from data.recipe import RawRecipe, resolved_with_origins
 from training.config import Recipe
 
 RECIPE_FILE = "recipe.resolved.yaml"
-_LIBRARIES = "accelerate apex datasets deepspeed numpy pyarrow sentencepiece tokenizers torch transformers triton".split()
+_LIBRARIES = """accelerate apex datasets deepspeed numpy pyarrow sentencepiece tokenizers torch transformers
+    triton""".split()
 
 
-def describe(folder: Path, recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], fingerprints: dict[str, str]) -> None:
+def describe(
+    folder: Path, recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], fingerprints: dict[str, str]
+) -> None:
     """Write the files that say what this run is; on resume the newest command is added to the others."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECIPE_FILE).write_text(resolved_with_origins(recipe, raw), encoding="utf-8")

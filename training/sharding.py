@@ -25,18 +25,24 @@ _ZERO = """stage allgather_partitions allgather_bucket_size overlap_comm reduce_
     ignore_unused_parameters zero_hpz_partition_size zero_quantized_weights zero_quantized_nontrainable_weights
     zero_quantized_gradients memory_efficient_linear allgather_sequential stage3_allgather_sequential
     log_trace_cache_warnings enable_sanity_checks parameter_alignment""".split()
-_PRECISION = "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads bf16_optimizer_states"
+_PRECISION = (
+    "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads bf16_optimizer_states"
+)
 _KNOWN: dict[str, Any] = {
     "zero_optimization": {
         **dict.fromkeys(_ZERO),
-        "offload_param": dict.fromkeys("device nvme_path buffer_count buffer_size max_in_cpu pin_memory".split()),
+        "offload_param": dict.fromkeys(
+            "device nvme_path buffer_count buffer_size max_in_cpu pin_memory".split()
+        ),
         "offload_optimizer": dict.fromkeys(
             "device nvme_path buffer_count pin_memory pipeline_read pipeline_write fast_init ratio"
             " super_offload cpuadam_cores_perc".split()
         ),
     },
     "bf16": dict.fromkeys(_PRECISION.split()),
-    "fp16": dict.fromkeys("enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis".split()),
+    "fp16": dict.fromkeys(
+        "enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis".split()
+    ),
     "comms_logger": dict.fromkeys("enabled verbose prof_all debug prof_ops".split()),
     "aio": dict.fromkeys("block_size queue_depth intra_op_parallelism single_submit overlap_events".split()),
     **dict.fromkeys(
@@ -59,7 +65,9 @@ def read_sharding(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable JSON file: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: a DeepSpeed file is a JSON object, this one holds a {type(values).__name__}")
+        raise UserError(
+            f"{path}: a DeepSpeed file is a JSON object, this one holds a {type(values).__name__}"
+        )
     problems = _unknown(values, _KNOWN, "")
     stage = values.get("zero_optimization", {})
     stage = stage.get("stage", 0) if isinstance(stage, dict) else None
@@ -70,7 +78,9 @@ def read_sharding(path: Path) -> dict[str, Any]:
     return values
 
 
-def resolve_sharding(values: dict[str, Any], path: Path, recipe: Recipe, recipe_path: Path, ranks: int) -> dict[str, Any]:
+def resolve_sharding(
+    values: dict[str, Any], path: Path, recipe: Recipe, recipe_path: Path, ranks: int
+) -> dict[str, Any]:
     """DeepSpeed's dict for ``ranks`` data-parallel ranks; a knob that both files set and differ on is a UserError."""
     microbatches = recipe.batch.step_tokens // recipe.batch.microbatch_tokens
     accumulation = -(-microbatches // ranks)
@@ -88,10 +98,17 @@ def resolve_sharding(values: dict[str, Any], path: Path, recipe: Recipe, recipe_
     bf16 = dict(values.get("bf16", {}))
     enabled = bf16.get("enabled", "auto")
     if enabled != "auto" and enabled != (recipe.precision == "bf16"):
-        problems.append(f"bf16.enabled is {enabled} in {path}, precision is {recipe.precision} in {recipe_path}")
+        problems.append(
+            f"bf16.enabled is {enabled} in {path}, precision is {recipe.precision} in {recipe_path}"
+        )
     if problems:
         raise UserError(
-            "\n  ".join(["two files disagree; leave these keys out of the DeepSpeed file, or write \"auto\":", *problems])
+            "\n  ".join(
+                [
+                    'two files disagree; leave these keys out of the DeepSpeed file, or write "auto":',
+                    *problems,
+                ]
+            )
         )
     resolved = {**values, **ours, "steps_per_print": values.get("steps_per_print", 10**9)}
     resolved["bf16"] = {"check_grad_overflow": True, **bf16, "enabled": recipe.precision == "bf16"}

@@ -1,7 +1,7 @@
 """One step: the losses of all tasks, each divided once by its count over the whole step, and their backward.
 
-    microbatches of this rank ──▶ tallies summed over ranks ──▶ weight of each stream's loss terms
-                             ──▶ forward, losses, backward (with accumulation the pool's first pass before)
+microbatches of this rank ──▶ tallies summed over ranks ──▶ weight of each stream's loss terms
+                         ──▶ forward, losses, backward (with accumulation the pool's first pass before)
 """
 
 from __future__ import annotations

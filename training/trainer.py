@@ -1,6 +1,6 @@
 """Trainer: one run from its recipe to its export-ready checkpoint. The loop is at the bottom, in ``fit``.
 
-    data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry      now and then: evaluation, checkpoint
+data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry      now and then: evaluation, checkpoint
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class Trainer:
             tensorboard=recipe.log.tensorboard,
         )
         if self.world.first:
-            fingerprints = {"store": self.data.store.fingerprint, "tokenizer": self.data.material.tokenizer.fingerprint}
+            fingerprints = {
+                "store": self.data.store.fingerprint,
+                "tokenizer": self.data.material.tokenizer.fingerprint,
+            }
             run_folder.describe(self.folder, recipe, raw, resolved, fingerprints)
         self._introduce(parameters, fresh, found)
         self._stop = False
@@ -100,7 +103,9 @@ class Trainer:
             started = time.perf_counter()
             microbatches = self.batches.next()
             waited = time.perf_counter() - started
-            tally, (stop, save) = sum_tallies(microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")])
+            tally, (stop, save) = sum_tallies(
+                microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")]
+            )
             weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
             torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout: nothing of it has to be saved
             self.engine.train()
@@ -137,20 +142,16 @@ class Trainer:
         self.telemetry.close()
 
     def _prepare_store(self) -> None:
-        """The first rank prepares the store if there is none; the others wait for it."""
-        failed = torch.zeros(1, device=self.world.device)
-        error: UserError | None = None
-        if self.world.first and not (Path(self.recipe.store) / "manifest.json").exists():
+        """The first rank prepares the store, or sees that it is the recipe's; the others wait for it."""
+        fault: list[UserError | None] = [None]
+        if self.world.first:
             try:
                 prepare(self.recipe)
-            except UserError as fault:
-                error = fault
-                failed += 1
-        dist.all_reduce(failed)
-        if error is not None:
-            raise error
-        if failed.item():
-            raise SystemExit(2)  # the first rank says why
+            except UserError as error:
+                fault[0] = error
+        dist.broadcast_object_list(fault, src=0, device=self.world.device)
+        if fault[0] is not None:
+            raise fault[0]
 
     def _checkpoint_to_resume(self, sharding: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
         """The newest sound checkpoint, the same on every rank; refused where this run would go on differently."""
@@ -172,10 +173,14 @@ class Trainer:
             problems.append(f"the data: {self.recipe.store} is not the store that the run was trained on")
         order = order_settings(self.recipe)
         problems += [
-            f"{name}: was {state['order'][name]!r}, is {order[name]!r}" for name in order if order[name] != state["order"][name]
+            f"{name}: was {state['order'][name]!r}, is {order[name]!r}"
+            for name in order
+            if order[name] != state["order"][name]
         ]
         if manifest["ranks"] != self.world.ranks:
-            problems.append(f"ranks: was {manifest['ranks']}, is {self.world.ranks}; start it with {manifest['ranks']}")
+            problems.append(
+                f"ranks: was {manifest['ranks']}, is {self.world.ranks}; start it with {manifest['ranks']}"
+            )
         stage = int(sharding["zero_optimization"].get("stage", 0))
         if manifest["zero_stage"] != stage:
             problems.append(f"zero_optimization.stage: was {manifest['zero_stage']}, is {stage}")
@@ -245,7 +250,9 @@ class Trainer:
         return self.engine(batch.to(self.world.device), sentence_vectors_only=sentence_vectors_only)
 
     def _on_device(self, microbatches: list[Microbatch]) -> list[PackedBatch]:
-        return [PackedBatch.from_arrays(microbatch.arrays).to(self.world.device) for microbatch in microbatches]
+        return [
+            PackedBatch.from_arrays(microbatch.arrays).to(self.world.device) for microbatch in microbatches
+        ]
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
@@ -270,7 +277,9 @@ class Trainer:
             return torch.cuda.max_memory_allocated() / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
-    def _introduce(self, parameters: int, fresh: list[str], found: tuple[Path, dict[str, Any]] | None) -> None:
+    def _introduce(
+        self, parameters: int, fresh: list[str], found: tuple[Path, dict[str, Any]] | None
+    ) -> None:
         say, recipe = self.telemetry.say, self.recipe
         say(
             f"run {self.folder}: {parameters / 1e6:.1f} M parameters, ZeRO-{self.engine.stage} over {self.world.ranks}"
@@ -286,4 +295,3 @@ class Trainer:
                 say(f"passed over a damaged checkpoint: {fault}")
             say(f"resuming from {path} (step {self.done} of {recipe.steps})")
             self.telemetry.event("resume", step=self.done, path=path, passed_over=state["faults"])
-

@@ -7,7 +7,14 @@ from data.keys import generator, key, permuted
 
 
 def test_a_key_depends_on_every_part_and_on_their_order():
-    keys = [key(1, "mask"), key(1, "order"), key(2, "mask"), key("mask", 1), key(1, "mas", "k"), key("1", "mask")]
+    keys = [
+        key(1, "mask"),
+        key(1, "order"),
+        key(2, "mask"),
+        key("mask", 1),
+        key(1, "mas", "k"),
+        key("1", "mask"),
+    ]
     assert len(set(keys)) == len(keys)
 
 

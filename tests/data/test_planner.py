@@ -27,7 +27,10 @@ def skewed(count, seed=0, longest=120):
     """Streams with very different sizes and lengths, and skewed shares."""
     random = np.random.default_rng(seed)
     streams = streams_of_lengths(
-        [random.integers(1, random.integers(4, longest), size=random.integers(20, 2000)) for _ in range(count)]
+        [
+            random.integers(1, random.integers(4, longest), size=random.integers(20, 2000))
+            for _ in range(count)
+        ]
     )
     shares = random.pareto(1.0, size=count) + 0.02
     return streams, shares / shares.sum()
@@ -84,7 +87,8 @@ def test_no_record_is_skipped_or_repeated_within_an_epoch_and_epochs_differ():
             seen[stream].append((epoch, record))
     for stream, size in ((0, 57), (1, 13)):
         epochs = [
-            sorted(record for e, record in seen[stream] if e == epoch) for epoch in range(max(seen[stream])[0])
+            sorted(record for e, record in seen[stream] if e == epoch)
+            for epoch in range(max(seen[stream])[0])
         ]
         assert len(epochs) > 3
         assert all(records == list(range(size)) for records in epochs)
@@ -157,7 +161,14 @@ def test_planning_too_far_ahead_is_an_error():
 def test_every_step_holds_every_task_although_one_has_many_small_streams():
     many = streams_of_lengths([[20] * 50] * 200, "mmlm")
     few = [
-        Stream("tlm/a-b", TASKS["tlm"], "a-b", np.zeros(50, np.int32), (np.arange(50),) * 2, (np.full(50, 20),) * 2)
+        Stream(
+            "tlm/a-b",
+            TASKS["tlm"],
+            "a-b",
+            np.zeros(50, np.int32),
+            (np.arange(50),) * 2,
+            (np.full(50, 20),) * 2,
+        )
     ]
     planner = planner_of(many + few, np.full(201, 1 / 201), step_tokens=2048)
     held = 0

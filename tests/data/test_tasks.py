@@ -66,14 +66,18 @@ def test_tlm_has_the_pair_layout_and_predicts_ordinary_tokens_of_both_sides(worl
     segments = pair(store)
     orders, sides = set(), set()
     for record in range(60):
-        (document,) = make_tlm(segments, draw(record), material, MaskedConfig(mask_rate=0.3)).example.documents
+        (document,) = make_tlm(
+            segments, draw(record), material, MaskedConfig(mask_rate=0.3)
+        ).example.documents
         restored = document.token_ids.copy()
         restored[document.predicted] = document.targets
-        first, second = (segments if document.language[0] == segments[0].language else segments[::-1])
+        first, second = segments if document.language[0] == segments[0].language else segments[::-1]
         orders.add(first.language)
         n = len(first.ids)
         assert restored.tolist() == [0, *first.ids, 2, 2, *second.ids, 2]
-        assert document.language.tolist() == [first.language] * (n + 2) + [second.language] * (len(second.ids) + 2)
+        assert document.language.tolist() == [first.language] * (n + 2) + [second.language] * (
+            len(second.ids) + 2
+        )
         assert not np.isin(document.predicted, [0, n + 1, n + 2, len(restored) - 1]).any()
         sides |= {bool(p > n) for p in document.predicted}
     assert len(orders) == 2 and len(sides) == 2
@@ -101,7 +105,7 @@ def test_camlm_reads_one_side_from_the_unmasked_tokens_of_the_other(world):
             assert set(document.language[context:]) == set(partner.language[: partner.context_length])
             whole |= dict(zip(document.position_ids[:context], document.token_ids[:context], strict=True))
             whole |= dict(zip(readers, document.targets, strict=True))
-        first, second = (segments if one.language[-1] == segments[0].language else segments[::-1])
+        first, second = segments if one.language[-1] == segments[0].language else segments[::-1]
         assert [whole[p] for p in sorted(whole)] == [0, *first.ids, 2, 2, *second.ids, 2]
 
 
@@ -131,7 +135,9 @@ def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
     segment = pair(store)[1]
     sides = set()
     for record in range(40):
-        made = make_mixed_alignment([segment], draw(record, room=2 * len(segment.ids) + 8), material, MixedAlignmentConfig())
+        made = make_mixed_alignment(
+            [segment], draw(record, room=2 * len(segment.ids) + 8), material, MixedAlignmentConfig()
+        )
         assert made.mixed.languages >= 2 and made.mixed.replaced >= 1
         original = [0, *segment.ids, 2]
         where = [d.token_ids.tolist() == original for d in made.example.documents]
@@ -165,7 +171,10 @@ def test_no_example_needs_more_than_the_room_that_is_set_aside(world):
                 for s in (int(side[record]) for side in stream.segments)
             ]
             made = stream.task.make(
-                segments, Draw(1, number, stream.name, record, 0, room), material, recipe.tasks.enabled()[stream.task.name]
+                segments,
+                Draw(1, number, stream.name, record, 0, room),
+                material,
+                recipe.tasks.enabled()[stream.task.name],
             )
             assert made.example is None or made.example.tokens <= room
             if stream.task.name != "mixed_alignment":
@@ -194,7 +203,13 @@ def test_shares_split_sides_evenly_then_by_weight_then_by_temperature(world):
     of_task = {name: shares[[s.task.name == name for s in streams]].sum() for name in TASKS}
     assert shares.sum() == pytest.approx(1)
     assert of_task == pytest.approx(
-        {"mmlm": 1 / 4, "tlm": 1 / 8, "camlm": 1 / 8, "translation_alignment": 1 / 4, "mixed_alignment": 1 / 4}
+        {
+            "mmlm": 1 / 4,
+            "tlm": 1 / 8,
+            "camlm": 1 / 8,
+            "translation_alignment": 1 / 4,
+            "mixed_alignment": 1 / 4,
+        }
     )
     members = [i for i, s in enumerate(streams) if s.task.name == "mmlm"]
     tokens = np.array([float(streams[i].lengths[0].sum()) for i in members])
