@@ -184,5 +184,5 @@ class DataConfig(Section):
     corpora: dict[Name, CorpusConfig] = Field(min_length=1)
     lexicons: tuple[LexiconConfig, ...] = ()
     tokenizer: TokenizerConfig
-    maximum_tokens: int = Field(128, ge=8)  # longest text in ids, <s> and </s> included; the rest is cut off
+    maximum_tokens: int = Field(512, ge=8)  # longest text in ids, <s> and </s> included; the rest is cut off
     maximum_characters: int = Field(10_000, ge=1)  # longer texts are rejected, not cut

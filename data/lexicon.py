@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Lexicon:
             self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = None
             self._to_pivot.setdefault((language, _normal(translation)), {})[english] = None
         self.languages = frozenset({language for language, _ in self._to_pivot} | {PIVOT})
+        self._looked_up = lru_cache(maxsize=1 << 18)(self._look_up)  # texts repeat their words
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Lexicon:
@@ -63,9 +65,11 @@ class Lexicon:
 
     def translations(self, language: str, phrase: str) -> tuple[Translation, ...]:
         """All translations of ``phrase`` into other languages, without those that look the same."""
-        normal = _normal(phrase)
+        return self._looked_up(language, _normal(phrase))
+
+    def _look_up(self, language: str, normal: str) -> tuple[Translation, ...]:
         if language == PIVOT:
-            found = self._from_pivot.get(normal, {})
+            found = dict(self._from_pivot.get(normal, {}))
         else:
             found = {}
             for english in self._to_pivot.get((language, normal), ()):
