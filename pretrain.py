@@ -50,7 +50,9 @@ def main() -> int:
 
         Trainer(recipe, raw, sharding, path, arguments.runs).fit()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if (
+            os.environ.get("LOCAL_RANK", "0") == "0"
+        ):  # once a machine: what is missing may be missing on one only
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
+from data.config import DataConfig
 from data.lexicon import Lexicon
 from data.planner import Planner
+from data.prepare import differences
 from data.recipe import UserError
 from data.sampling import Stream, shares_of, streams_of
 from data.store import TokenStore
@@ -33,8 +35,21 @@ class DataParts(NamedTuple):
 
 
 def open_data(recipe: Recipe) -> DataParts:
-    """The prepared store with its tokenizer and lexicon, and the streams of the recipe's tasks."""
+    """The prepared store with its tokenizer and lexicon, and the streams of the recipe's tasks.
+
+    Raises:
+        UserError: there is no store, or it was prepared with other settings. Whether the files that it was made
+            from are still the same is seen by ``data.prepare`` alone, which reads them.
+
+    """
     store = TokenStore.open(Path(recipe.store))
+    wanted = recipe.model_dump(mode="json", include=set(DataConfig.model_fields) - {"store"})
+    different = differences(store.manifest["inputs"]["settings"], wanted)
+    if different:
+        raise UserError(
+            "\n  ".join([f"{recipe.store}: holds a token store of other inputs", *different])
+            + "\nReplace it with: python -m data.prepare --recipe RECIPE --rebuild"
+        )
     lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons]) if recipe.lexicons else None
     tokenizer = Tokenizer.open(store.tokenizer_folder)
     material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens)

@@ -17,6 +17,7 @@ from typing import Any
 import torch.distributed as dist
 
 from data.recipe import UserError
+from data.store import digest_of_values
 from training.engine import Engine
 
 MANIFEST = "manifest.json"
@@ -35,8 +36,8 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """The finished checkpoints below ``folder``, newest first."""
-    found = [path for path in folder.glob("step-*") if _NAME.match(path.name) and (path / MANIFEST).is_file()]
+    """The checkpoints below ``folder``, newest first, whole or damaged; what was being written is none."""
+    found = [path for path in folder.glob("step-*") if _NAME.match(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
@@ -55,7 +56,8 @@ def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], keep: i
         written = folder / writing
         (written / RUN_STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         files = {path.name: _seal(path) for path in sorted(written.iterdir())}
-        manifest = {"step": step, "ranks": engine.world.ranks, "zero_stage": engine.stage, "files": files}
+        content = {"step": step, "ranks": engine.world.ranks, "zero_stage": engine.stage, "files": files}
+        manifest = {**content, "digest": digest_of_values(content)}
         _write_synced(written / MANIFEST, json.dumps(manifest, indent=1))
         _sync_folder(written)
         final = folder / name
@@ -65,14 +67,17 @@ def save(engine: Engine, folder: Path, step: int, state: dict[str, Any], keep: i
         _sync_folder(folder)
         _write_synced(folder / "latest.new", name + "\n")
         (folder / "latest.new").rename(folder / LATEST)
-        for old in checkpoints_in(folder)[keep:]:
-            shutil.rmtree(old)
+        # Newer ones were damaged and passed over when the run went on from an older one: their steps are void.
+        # Were they counted, what was just saved could be the one too many.
+        newer = [path for path in checkpoints_in(folder) if path.name > name]
+        for left in [*newer, *checkpoints_in(folder)[len(newer) + keep :]]:
+            shutil.rmtree(left)
     dist.barrier()
     return folder / name
 
 
 def verify(checkpoint: Path) -> dict[str, Any]:
-    """The manifest of a checkpoint whose files all have the size and digest that it says.
+    """The manifest of a checkpoint that holds the files that it names, each of the size and digest it says.
 
     Raises:
         DamagedCheckpoint: names the file.
@@ -80,10 +85,15 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digest = manifest.pop("digest")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{checkpoint / MANIFEST}: not a readable manifest ({error})") from None
-    for name, expected in files.items():
+    if digest != digest_of_values(manifest):
+        raise DamagedCheckpoint(f"{checkpoint / MANIFEST}: differs from what was saved (its digest)")
+    for path in sorted(checkpoint.glob("*.pt")):  # DeepSpeed opens what it finds by such names
+        if path.name not in manifest["files"]:
+            raise DamagedCheckpoint(f"{path}: was not saved with the checkpoint")
+    for name, expected in manifest["files"].items():
         path = checkpoint / name
         if not path.is_file():
             raise DamagedCheckpoint(f"{path}: is missing from the checkpoint")
@@ -120,7 +130,8 @@ def run_state(checkpoint: Path) -> dict[str, Any]:
 
 def find(path: Path) -> Path:
     """The checkpoint that ``path`` means: one itself, or the newest sound one of a run folder."""
-    if (path / MANIFEST).is_file() and _NAME.match(path.name):
+    path = path.resolve()
+    if _NAME.match(path.name) and path.is_dir():
         verify(path)
         return path
     for folder in (path / "checkpoints", path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -156,14 +156,27 @@ class Recipe(DataConfig):
         return self
 
 
-ORDER_CHANGING = ("seed", "tasks", "sampling", "maximum_tokens")  # and batch.step_tokens, batch.row_tokens
+def settings_of_a_run(recipe: Recipe) -> dict[str, Any]:
+    """The settings that a run can not change while it goes on.
 
-
-def order_settings(recipe: Recipe) -> dict[str, object]:
-    """The settings that decide which documents, masks and mixed texts every step holds."""
+    They decide which documents, masks and mixed texts every step holds, or the shape and type of what a
+    checkpoint holds.
+    """
     values = recipe.model_dump(mode="json")
     for task in values["tasks"].values():
         if task is not None:
             task.pop("loss_weight")  # decides what a loss counts, not what is read
-    batch = {name: values["batch"][name] for name in ("step_tokens", "row_tokens")}
-    return {**{name: values[name] for name in ORDER_CHANGING}, "batch": batch}
+    for name in ("dropout", "activation_checkpointing", "initializer_std", "temperature"):
+        values["model"].pop(name)  # do not touch the weights that are there
+    del values["batch"]["microbatch_tokens"]
+    names = ("seed", "tasks", "sampling", "maximum_tokens", "batch", "model", "precision")
+    return {name: values[name] for name in names}
+
+
+def changes(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two results of ``settings_of_a_run``, one line a setting."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        found = [changes(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
+        return [line for lines in found for line in lines]
+    return [] if old == new else [f"{path}: was {old!r}, is {new!r}"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from data.recipe import UserError
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 
+_RECIPE_DECIDES = ("weight_decay", "betas", "eps")
+_WITHOUT_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
 
 
@@ -114,7 +117,8 @@ class Engine:
             group["lr"] = learning_rate
         if self.stage == 0:
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-            norm = float(torch.nn.utils.get_total_norm(gradients))
+            # In float64: the float32 norm of a large table is off in the sixth digit.
+            norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
             if not math.isfinite(norm):
                 for parameter in self._engine.module.parameters():
                     parameter.grad = None  # AdamW leaves such a parameter alone
@@ -134,21 +138,50 @@ class Engine:
 
     def load(self, folder: Path, tag: str) -> None:
         """Read the shards that ``save`` wrote at the same number of ranks."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        optimizer = self._engine.optimizer
+        # DeepSpeed takes these from the checkpoint and would silently ignore what the recipe says now.
+        settings = [{name: group[name] for name in _RECIPE_DECIDES} for group in optimizer.param_groups]
+        try:
+            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
+        except pickle.UnpicklingError as error:
+            raise _refused(folder / tag, error) from None
         if path is None:
             raise UserError(f"{folder / tag}: DeepSpeed found no checkpoint there.")
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        if hasattr(optimizer, "clip_grad"):
+            optimizer.clip_grad = self._engine.gradient_clipping()
 
 
 def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
     """Every float32 weight of the save in ``folder``, by name, put together in this one process."""
-    if stage == 0:
-        (file,) = folder.glob("mp_rank_00_model_states.pt")
-        return dict(torch.load(file, map_location="cpu", weights_only=True)["module"])
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
+    _read_checkpoints_without_code()
+    # DeepSpeed's merging calls torch.load(weights_only=False); torch lets this variable overrule it.
+    before = os.environ.get(_WITHOUT_CODE)
+    os.environ[_WITHOUT_CODE] = "1"
+    try:
+        if stage == 0:
+            (file,) = folder.glob("mp_rank_00_model_states.pt")
+            return dict(torch.load(file, map_location="cpu", weights_only=True)["module"])
+        return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
+    except pickle.UnpicklingError as error:
+        raise _refused(folder, error) from None
+    finally:
+        if before is None:
+            del os.environ[_WITHOUT_CODE]
+        else:
+            os.environ[_WITHOUT_CODE] = before
+
+
+def _refused(folder: Path, error: pickle.UnpicklingError) -> UserError:
+    return UserError(
+        f"{folder}: a file in it holds something else than a run saves, possibly a program, and was not opened."
+        f" Take another checkpoint, or restore this one. ({str(error).splitlines()[0]})"
+    )
 
 
 def _read_checkpoints_without_code() -> None:

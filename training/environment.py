@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import warnings
 
@@ -23,6 +24,8 @@ def prepare() -> None:
         environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
         environment["LOCAL_WORLD_SIZE"] = environment.get("SLURM_NTASKS_PER_NODE", "1").split("(")[0]
         environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+        nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "127.0.0.1")
+        environment.setdefault("MASTER_ADDR", first_node(nodes))
     if "RANK" not in environment:
         environment.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
         environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
@@ -46,9 +49,10 @@ def prepare() -> None:
         )
 
 
-def rank() -> int:
-    """This process's number, before torch.distributed knows it."""
-    return int(os.environ["RANK"])
+def first_node(nodes: str) -> str:
+    """The first name of Slurm's list of nodes: ``gpu[03-05,9],login`` -> ``gpu03``."""
+    found = re.match(r"([^,\[]+)(?:\[([^,\-\]]+)[^\]]*\]([^,\[]*))?", nodes)
+    return "".join(part or "" for part in found.groups()) if found else nodes
 
 
 def _free_port() -> int:

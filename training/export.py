@@ -19,7 +19,7 @@ import torch
 
 from data.recipe import RawRecipe, UserError, parse_recipe, read_recipe
 from data.store import TokenStore
-from model.huggingface import reopened_outputs, write_folder
+from model.huggingface import ModelError, reopened_outputs, write_folder
 from model.pretraining import PretrainingModel
 from training import checkpoint, environment
 from training.build import encoder_config
@@ -71,18 +71,23 @@ def export(run: SavedRun, out: Path) -> dict[str, float]:
         UserError: the folder exists and is not an export, or what was reopened differs from the training model.
 
     """
-    if out.exists() and any(out.iterdir()) and not (out / PARITY_FILE).exists():
+    out = out.resolve()
+    foreign = not out.is_dir() or (any(out.iterdir()) and not (out / PARITY_FILE).exists())
+    if out.exists() and foreign:
         raise UserError(f"{out} exists and is not an earlier export. Name another folder, or empty it.")
     writing = out.with_name(out.name + ".writing")
     shutil.rmtree(writing, ignore_errors=True)
-    write_folder(
-        run.model.state_dict(),
-        run.model.config,
-        writing,
-        tokenizer_folder=run.store.tokenizer_folder,
-        maximum_tokens=run.recipe.maximum_tokens,
-    )
-    differences = parity(run, writing)
+    try:
+        write_folder(
+            run.model.state_dict(),
+            run.model.config,
+            writing,
+            tokenizer_folder=run.store.tokenizer_folder,
+            maximum_tokens=run.recipe.maximum_tokens,
+        )
+        differences = parity(run, writing)
+    except (ModelError, OSError) as error:
+        raise UserError(f"{out} could not be written: {error}") from None
     report = {
         "step": run.step,
         "tolerance": TOLERANCE,

@@ -78,7 +78,7 @@ def print_figures(figures: Figures) -> None:
         if n.startswith("retrieval/") and n.endswith(("/mean", "/mean_of_others"))
     ]
     names += [n for n in next(iter(figures.values())) if n.startswith("masked/") and n.count("/") == 2]
-    width = max(len(name) for name in names)
+    width = max((len(name) for name in names), default=0)
     print(" " * width + "".join(f"{column:>14}" for column in columns))
     for name in names:
         print(f"{name:<{width}}" + "".join(_cell(figures[column].get(name), name) for column in columns))
@@ -106,13 +106,17 @@ def _cell(value: float | None, name: str) -> str:
 
 def neighbours(export: Path, data: DataParts, corpus_name: str, count: int = 3) -> list[tuple[str, ...]]:
     """(language, text, language, nearest text of another language) of held-out rows, by the exported weights."""
-    from model.huggingface import load_weights, read_config
+    from model.huggingface import ModelError, load_weights, read_config
     from model.pretraining import PretrainingModel
     from training.evaluation import sentence_batch
 
-    config = read_config(export)
+    try:
+        config = read_config(export)
+        weights = load_weights(export, config)
+    except ModelError as error:
+        raise UserError(str(error)) from None
     model = PretrainingModel(config).eval()
-    model.load_state_dict(load_weights(export, config), strict=False)
+    model.load_state_dict(weights, strict=False)
     corpus = data.store.corpora[corpus_name]
     material: Material = data.material
     vectors = _embedded(
@@ -161,11 +165,21 @@ def main() -> int:
     environment.prepare()
     try:
         recipe = parse_recipe(read_recipe(arguments.run / RECIPE_FILE), Recipe)
+        if not recipe.evaluation.retrieval:
+            raise UserError(
+                f"{arguments.run}: its recipe has no evaluation.retrieval, so there is nothing to show."
+            )
+        evaluations = read_evaluations(arguments.run)
+        if len(evaluations) < 2:
+            raise UserError(
+                f"{arguments.run}: the run has no evaluation after its training yet; let it finish."
+            )
         data = open_data(recipe)
+        first = next(iter(recipe.evaluation.retrieval.values())).corpus
+        nearest_ones = neighbours(arguments.export, data, first)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    evaluations = read_evaluations(arguments.run)
     before, after = evaluations[min(evaluations)], evaluations[max(evaluations)]
     trained = sum(step["step_seconds"] for step in read_metrics(arguments.run))
     seconds = arguments.floors if arguments.floors is not None else trained
@@ -180,8 +194,7 @@ def main() -> int:
         print()
     print_figures(figures)
     print(f"\nthe encoder lies in {arguments.export}; nearest neighbours by its vectors:")
-    first = next(iter(recipe.evaluation.retrieval.values())).corpus
-    for language, text, other, nearest in neighbours(arguments.export, data, first):
+    for language, text, other, nearest in nearest_ones:
         print(f"  {language}  {text}\n  {other}  {nearest}\n")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -10,14 +11,43 @@ import subprocess
 import sys
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from data.recipe import RawRecipe, resolved_with_origins
+from data.recipe import RawRecipe, UserError, resolved_with_origins
 from training.config import Recipe
 
+LOCK_FILE = "lock"
 RECIPE_FILE = "recipe.resolved.yaml"
 _LIBRARIES = """accelerate apex datasets deepspeed numpy pyarrow sentencepiece tokenizers torch transformers
     triton""".split()
+
+
+def claim(folder: Path) -> TextIO:
+    """Take the run folder for this process until it ends or the returned file is closed.
+
+    Two runs that write into one folder would spoil it for both: the ranks of a launcher that was ended may well
+    live on. The system itself gives the lock back, also after kill -9.
+
+    Raises:
+        UserError: another process has it.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise UserError(
+            f"{folder}: another process is training there ({owner}). End it first, or start another run"
+            " (--set name=...)."
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}\n")
+    file.flush()
+    return file
 
 
 def describe(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.recipe import UserError
+from data.tasks import TASKS
 from training.config import Recipe
 
 _ZERO = """stage allgather_partitions allgather_bucket_size overlap_comm reduce_scatter reduce_bucket_size
@@ -101,6 +102,16 @@ def resolve_sharding(
         problems.append(
             f"bf16.enabled is {enabled} in {path}, precision is {recipe.precision} in {recipe_path}"
         )
+    if (
+        recipe.model.dropout
+        and accumulation > 1
+        and any(TASKS[name].loss == "alignment" for name in recipe.tasks.enabled())
+    ):
+        raise UserError(
+            f"{recipe_path}: model.dropout {recipe.model.dropout} with {accumulation} microbatches a rank. The"
+            " sentences of a step are embedded twice then, and dropout would make the two differ: set it to 0, or"
+            " give each rank one microbatch (batch.microbatch_tokens, or more ranks)."
+        )
     if problems:
         raise UserError(
             "\n  ".join(
@@ -113,6 +124,7 @@ def resolve_sharding(
     resolved = {**values, **ours, "steps_per_print": values.get("steps_per_print", 10**9)}
     resolved["bf16"] = {"check_grad_overflow": True, **bf16, "enabled": recipe.precision == "bf16"}
     resolved.setdefault("zero_allow_untested_optimizer", True)  # ours is AdamW of torch or apex
+    resolved.setdefault("zero_force_ds_cpu_optimizer", False)  # else offloading refuses it
     resolved["zero_optimization"] = {
         key: value for key, value in values.get("zero_optimization", {}).items() if value != "auto"
     }

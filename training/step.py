@@ -108,9 +108,3 @@ def _summed(reports: Sequence[LossReport], temperature: float) -> StepLosses:
     dist.all_reduce(total)
     sums, terms, correct = total.cpu().numpy()
     return StepLosses(sums, terms, correct, temperature)
-
-
-def _backward(engine: Engine, loss: Tensor, *, last: bool) -> None:
-    engine.backward(loss)
-    if not last:
-        engine.between_microbatches()

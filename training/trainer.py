@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,13 +18,14 @@ import torch
 import torch.distributed as dist
 
 from data.batch import PackedBatch
+from data.keys import key
 from data.prepare import prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, Tally
 from model.pretraining import PretrainingOutput
 from training import checkpoint, run_folder
 from training.build import build_model, maker_of, open_data, planner_of
-from training.config import Recipe, order_settings
+from training.config import Recipe, changes, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
 from training.metrics import Telemetry
@@ -47,7 +49,8 @@ class Trainer:
         self.world: World = join_world()
         self.folder = runs / recipe.name
         self.checkpoints = self.folder / "checkpoints"
-        self._prepare_store()
+        self._claim: object = None
+        self._by_first(self._prepare_store)
         self.data = open_data(recipe)
         resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
         found = self._checkpoint_to_resume(resolved)
@@ -107,7 +110,8 @@ class Trainer:
                 microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")]
             )
             weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
-            torch.manual_seed(self.recipe.seed * 1_000_003 + step)  # dropout: nothing of it has to be saved
+            # Dropout, another one on each rank: a function of the step, so nothing of it has to be saved.
+            torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
             self.engine.train()
             losses = run_microbatches(self.engine, self._on_device(microbatches), weights, aligned=aligned)
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
@@ -141,42 +145,37 @@ class Trainer:
         self.batches.close()
         self.telemetry.close()
 
-    def _prepare_store(self) -> None:
-        """The first rank prepares the store, or sees that it is the recipe's; the others wait for it."""
-        fault: list[UserError | None] = [None]
+    def _by_first(self, work: Callable[[], Any]) -> Any:
+        """What ``work`` returns on the first rank, on every rank; a UserError there is raised on all."""
+        outcome: list[Any] = [None]
         if self.world.first:
             try:
-                prepare(self.recipe)
-            except UserError as error:
-                fault[0] = error
-        dist.broadcast_object_list(fault, src=0, device=self.world.device)
-        if fault[0] is not None:
-            raise fault[0]
+                outcome[0] = work()
+            except UserError as fault:
+                outcome[0] = fault
+        dist.broadcast_object_list(outcome, src=0, device=self.world.device)
+        if isinstance(outcome[0], UserError):
+            raise outcome[0]
+        return outcome[0]
+
+    def _prepare_store(self) -> None:
+        prepare(self.recipe)
+
+    def _newest_checkpoint(self) -> tuple[Path, dict[str, Any], list[str]] | None:
+        self._claim = run_folder.claim(self.folder)
+        return checkpoint.newest(self.checkpoints)
 
     def _checkpoint_to_resume(self, sharding: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
         """The newest sound checkpoint, the same on every rank; refused where this run would go on differently."""
-        chosen: list[Any] = [None]
-        if self.world.first:
-            try:
-                chosen[0] = checkpoint.newest(self.checkpoints)
-            except UserError as fault:
-                chosen[0] = fault
-        dist.broadcast_object_list(chosen, src=0, device=self.world.device)
-        if isinstance(chosen[0], UserError):
-            raise chosen[0]
-        if chosen[0] is None:
+        chosen = self._by_first(self._newest_checkpoint)
+        if chosen is None:
             return None
-        path, manifest, faults = chosen[0]
+        path, manifest, faults = chosen
         state = checkpoint.run_state(path)
         problems = []
         if state["store"] != self.data.store.fingerprint:
             problems.append(f"the data: {self.recipe.store} is not the store that the run was trained on")
-        order = order_settings(self.recipe)
-        problems += [
-            f"{name}: was {state['order'][name]!r}, is {order[name]!r}"
-            for name in order
-            if order[name] != state["order"][name]
-        ]
+        problems += changes(state["settings"], settings_of_a_run(self.recipe))
         if manifest["ranks"] != self.world.ranks:
             problems.append(
                 f"ranks: was {manifest['ranks']}, is {self.world.ranks}; start it with {manifest['ranks']}"
@@ -201,7 +200,7 @@ class Trainer:
         state = {
             "step": step,
             "store": self.data.store.fingerprint,
-            "order": order_settings(self.recipe),
+            "settings": settings_of_a_run(self.recipe),
             "planner": self.planner.state(),
             "progress": self.progress.state(),
         }
@@ -214,8 +213,7 @@ class Trainer:
     def _dry_batch(self, aligned: bool) -> None:
         """The forward of the first step's batches, which hold every task, before anything is spent on training."""
         rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
-        preview = planner_of(self.recipe, self.data)
-        plan, _ = preview.plan_from(preview._state)
+        plan = planner_of(self.recipe, self.data).plan()
         maker = maker_of(self.recipe)()
         first = self.world.rank * rows
         batch = PackedBatch.from_arrays(maker(plan.rows(first, first + rows)).arrays).to(self.world.device)
@@ -259,11 +257,14 @@ class Trainer:
         self._stopping_signal = signal.Signals(number).name
 
     def _asked(self, what: str, *, done: bool = False) -> bool:
-        """Whether somebody put a file STOP or SAVE into the run folder; ``done`` takes it away again."""
+        """Whether somebody put a file STOP or SAVE into the run folder; ``done`` takes it away again.
+
+        The first rank alone looks: another one could still see a file that was answered and is being removed.
+        """
         path = self.folder / what
         if done:
             path.unlink(missing_ok=True)
-        return path.exists()
+        return self.world.first and path.exists()
 
     def _say_stopped(self, step: int) -> None:
         why = self._stopping_signal or "STOP file or another rank"
@@ -294,4 +295,6 @@ class Trainer:
             for fault in state["faults"]:
                 say(f"passed over a damaged checkpoint: {fault}")
             say(f"resuming from {path} (step {self.done} of {recipe.steps})")
+            if self.done >= recipe.steps:
+                say("every step is done; for more of them: --set steps=N")
             self.telemetry.event("resume", step=self.done, path=path, passed_over=state["faults"])
