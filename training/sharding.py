@@ -102,6 +102,11 @@ def resolve_sharding(
         problems.append(
             f"bf16.enabled is {enabled} in {path}, precision is {recipe.precision} in {recipe_path}"
         )
+    if recipe.precision == "bf16" and not values.get("zero_optimization", {}).get("stage", 0):
+        raise UserError(
+            f"{path}: zero_optimization.stage 0 with precision bf16 of {recipe_path}. DeepSpeed adds up gradients in"
+            " bfloat16 there. Take stage 1 (on one rank it holds the same), or precision: fp32."
+        )
     if (
         recipe.model.dropout
         and accumulation > 1
