@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 DEMO = Path("data/corpora/demo")
@@ -20,7 +21,7 @@ corpora:
   rows: {{kind: parallel, format: jsonl, path: {folder}/rows.jsonl, translations: t}}
   sentences: {{kind: monolingual, format: jsonl, path: {folder}/sentences.jsonl, text: text, language: {{field: lang}}}}
   test: {{kind: parallel, format: jsonl, path: {folder}/test.jsonl, translations: t, held_out: true}}
-lexicons: [{{path: data/corpora/demo/lexicon.tsv.gz}}]
+lexicons: [{{path: {folder}/lexicon.tsv}}]
 tasks: {{mmlm: {{}}, tlm: {{}}, camlm: {{}}, translation_alignment: {{weight: 2}}, mixed_alignment: {{}}}}
 batch: {{step_tokens: 4096, row_tokens: 512, microbatch_tokens: 1024}}
 model: {{layers: 2, width: 32, heads: 2, positions: 66}}
@@ -44,6 +45,21 @@ def write_small_recipe(folder: Path) -> Path:
     ):
         lines = gzip.decompress((DEMO / f"{source}.jsonl.gz").read_bytes()).split(b"\n")[:-1]
         (folder / f"{name}.jsonl").write_bytes(b"\n".join(lines[::stride][:count]) + b"\n")
+    _write_lexicon(folder)
     path = folder / "recipe.yaml"
     path.write_text(RECIPE.format(folder=folder), encoding="utf-8")
     return path
+
+
+def _write_lexicon(folder: Path) -> None:
+    """The entries whose words stand in the texts: opening the whole would take most of a small run."""
+    texts = (folder / "rows.jsonl").read_text(encoding="utf-8") + (folder / "sentences.jsonl").read_text(
+        encoding="utf-8"
+    )
+    known = set(re.findall(r"\w+", texts.casefold()))
+    kept = []
+    for line in gzip.decompress((DEMO / "lexicon.tsv.gz").read_bytes()).decode().splitlines():
+        _, english, translation, *_ = line.split("\t")
+        if any(known.issuperset(re.findall(r"\w+", side.casefold())) for side in (english, translation)):
+            kept.append(line)
+    (folder / "lexicon.tsv").write_text("\n".join(kept) + "\n", encoding="utf-8")

@@ -69,8 +69,14 @@ def planner_of(recipe: Recipe, data: DataParts) -> Planner:
     )
 
 
+def maker_from(recipe: Recipe, data: DataParts) -> MicrobatchMaker:
+    """A microbatch maker of this process, over what is open already."""
+    tokens = recipe.batch.microbatch_tokens
+    return MicrobatchMaker(data.streams, data.material, data.store, recipe.tasks, tokens, recipe.seed)
+
+
 def maker_of(recipe: Recipe) -> functools.partial[MicrobatchMaker]:
-    """What opens a microbatch maker, in this process or in a worker."""
+    """What opens a microbatch maker in a worker process."""
     return functools.partial(
         MicrobatchMaker.open,
         Path(recipe.store),

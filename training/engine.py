@@ -121,8 +121,12 @@ class Engine:
             norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
             if not math.isfinite(norm):
                 for parameter in self._engine.module.parameters():
-                    parameter.grad = None  # AdamW leaves such a parameter alone
+                    parameter.grad = (
+                        None  # AdamW leaves such a parameter alone, DeepSpeed's clipping would fail
+                    )
+                self._engine.clip_fp32_gradients = lambda: None
         self._engine.step()
+        vars(self._engine).pop("clip_fp32_gradients", None)
         if self.stage != 0:
             norm = float(self._engine.get_global_grad_norm())
         return StepOutcome(norm, not math.isfinite(norm))

@@ -21,10 +21,10 @@ from data.batch import PackedBatch
 from data.keys import key
 from data.prepare import prepare
 from data.recipe import RawRecipe, UserError
-from data.stream import BatchStream, Microbatch, Tally
+from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
 from model.pretraining import PretrainingOutput
 from training import checkpoint, run_folder
-from training.build import build_model, maker_of, open_data, planner_of
+from training.build import build_model, maker_from, maker_of, open_data, planner_of
 from training.config import Recipe, changes, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
@@ -66,7 +66,7 @@ class Trainer:
             self._resume(*found)
         self.batches = BatchStream(
             self.planner,
-            maker_of(recipe),
+            maker_of(recipe) if recipe.workers else self._maker,
             microbatch_tokens=recipe.batch.microbatch_tokens,
             rank=self.world.rank,
             ranks=self.world.ranks,
@@ -158,6 +158,9 @@ class Trainer:
             raise outcome[0]
         return outcome[0]
 
+    def _maker(self) -> MicrobatchMaker:
+        return maker_from(self.recipe, self.data)
+
     def _prepare_store(self) -> None:
         prepare(self.recipe)
 
@@ -214,9 +217,10 @@ class Trainer:
         """The forward of the first step's batches, which hold every task, before anything is spent on training."""
         rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
         plan = planner_of(self.recipe, self.data).plan()
-        maker = maker_of(self.recipe)()
         first = self.world.rank * rows
-        batch = PackedBatch.from_arrays(maker(plan.rows(first, first + rows)).arrays).to(self.world.device)
+        batch = PackedBatch.from_arrays(self._maker()(plan.rows(first, first + rows)).arrays).to(
+            self.world.device
+        )
         with torch.no_grad():
             output = self.engine(batch)
         finite = all(bool(torch.isfinite(part).all()) for part in output)
@@ -231,6 +235,8 @@ class Trainer:
             )
 
     def _evaluate(self) -> None:
+        if not (self.recipe.evaluation.retrieval or self.recipe.evaluation.masked):
+            return
         started = time.perf_counter()
         self.telemetry.say(f"evaluating after {self.done} steps ...")
         self.engine.train(False)
