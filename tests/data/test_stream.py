@@ -1,0 +1,202 @@
+"""The microbatches of all ranks together: the same documents, masks and mixed text however a step is cut, the same
+arrays whoever makes them; workers live as long as their run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.lexicon import Lexicon
+from data.planner import Planner
+from data.recipe import parse_recipe, read_recipe
+from data.sampling import shares_of, streams_of
+from data.store import TokenStore
+from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
+from training.config import Recipe
+
+STEPS = 4
+
+
+def streams_for(
+    recipe_path: Path, *, ranks: int = 1, tokens: int = 1024, workers: int = 0, only: int | None = None
+) -> list[BatchStream]:
+    """The stream of every rank, or of one, each with a planner of its own."""
+    recipe = parse_recipe(read_recipe(recipe_path), Recipe)
+    store = TokenStore.open(Path(recipe.store))
+    lexicons = [Path(entry.path) for entry in recipe.lexicons]
+    streams = streams_of(store, recipe.tasks, recipe.sampling, Lexicon.load(lexicons))
+    settings = {"maximum_tokens": recipe.maximum_tokens, "seed": recipe.seed}
+    opener = functools.partial(
+        MicrobatchMaker.open,
+        Path(recipe.store),
+        lexicons,
+        recipe.tasks,
+        recipe.sampling,
+        microbatch_tokens=tokens,
+        **settings,
+    )
+    return [
+        BatchStream(
+            Planner(
+                streams,
+                shares_of(streams, recipe.tasks, recipe.sampling),
+                step_tokens=recipe.batch.step_tokens,
+                row_tokens=recipe.batch.row_tokens,
+                **settings,
+            ),
+            opener,
+            microbatch_tokens=tokens,
+            rank=rank,
+            ranks=ranks,
+            workers=workers,
+        )
+        for rank in (range(ranks) if only is None else [only])
+    ]
+
+
+def all_steps(streams: list[BatchStream], steps: int = STEPS) -> list[list[Microbatch]]:
+    """The microbatches of all ranks, step by step, with the tokens summed over ranks fed back to each."""
+    found = []
+    for step in range(1, steps + 1):
+        microbatches = [microbatch for stream in streams for microbatch in stream.next()]
+        tokens = sum(microbatch.tally for microbatch in microbatches)[:, Tally.TOKENS]
+        for stream in streams:
+            stream._planner.feedback(step, tokens)
+        found.append(microbatches)
+    return found
+
+
+def contents(microbatches: list[Microbatch]) -> Counter[object]:
+    """Everything that a step holds, whatever microbatch it is in: documents with masks, and pairs of documents."""
+    found: Counter[object] = Counter()
+    for arrays, _ in microbatches:
+        starts = arrays["document_starts"]
+        order = np.searchsorted(starts, arrays["predicted"], side="right") - 1
+        documents = []
+        for n, (start, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+            mine = order == n
+            documents.append(
+                (
+                    arrays["token_ids"][start:end].tobytes(),
+                    arrays["position_ids"][start:end].tobytes(),
+                    arrays["language_ids"][start:end].tobytes(),
+                    int(arrays["context_lengths"][n]),
+                    (arrays["predicted"][mine] - start).tobytes(),
+                    arrays["targets"][mine].tobytes(),
+                    arrays["prediction_stream"][mine].tobytes(),
+                )
+            )
+        if len(starts) > 1 and (arrays["token_ids"][starts[-2] :] == 1).all():
+            documents.pop()  # the padding, which does depend on the cut
+        found.update(documents)
+        for pair, group, stream in zip(
+            arrays["pairs"].tolist(), arrays["pair_groups"], arrays["pair_stream"], strict=True
+        ):
+            found[documents[pair[0]], documents[pair[1]], int(group), int(stream)] += 1
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(small_recipe: Path) -> list[Counter[object]]:
+    return [contents(step) for step in all_steps(streams_for(small_recipe, tokens=4096))]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "tokens"), [(1, 512), (1, 1024), (2, 1024), (3, 1024), (4, 2048), (5, 512), (8, 512)]
+)
+def test_the_ranks_together_see_the_same_documents_masks_and_mixed_text(
+    small_recipe: Path, whole: list[Counter[object]], ranks: int, tokens: int
+) -> None:
+    for step, truth in zip(
+        all_steps(streams_for(small_recipe, ranks=ranks, tokens=tokens)), whole, strict=True
+    ):
+        assert contents(step) == truth
+        assert len(step) % ranks == 0  # every rank has as many microbatches, some of them empty
+
+
+def test_steps_differ_and_hold_every_task(small_recipe: Path, whole: list[Counter[object]]) -> None:
+    assert all(one != other for i, one in enumerate(whole) for other in whole[:i])
+    for step in all_steps(streams_for(small_recipe)):
+        tally = sum(microbatch.tally for microbatch in step)
+        assert tally[:, Tally.PREDICTIONS].sum() > 0 and tally[:, Tally.PAIRS].sum() > 0
+        assert tally[:, Tally.REPLACED].sum() > 0
+
+
+def arrays_equal(one: Microbatch, other: Microbatch) -> bool:
+    same = all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
+    return same and one.arrays.keys() == other.arrays.keys() and np.array_equal(one.tally, other.tally)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_arrays_as_the_run_itself_and_ignore_its_signals(
+    small_recipe: Path, workers: int
+) -> None:
+    truth = all_steps(streams_for(small_recipe, ranks=2, only=1), 6)
+    streams = streams_for(small_recipe, ranks=2, only=1, workers=workers)
+    try:
+        found = all_steps(streams, 1)
+        pool = streams[0]._pool
+        assert pool is not None and len(pool._processes) == workers
+        for process in pool._processes.values():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                assert process.pid is not None
+                os.kill(process.pid, number)
+        # The planner of a stream goes on where it is: feed back from the second step on.
+        for step in range(2, 7):
+            microbatches = streams[0].next()
+            tokens = sum(microbatch.tally for microbatch in microbatches)[:, Tally.TOKENS]
+            streams[0]._planner.feedback(step, tokens)
+            found.append(microbatches)
+    finally:
+        streams[0].close()
+    for step, true in zip(found, truth, strict=True):
+        assert all(arrays_equal(one, other) for one, other in zip(step, true, strict=True))
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from tests.data.test_stream import streams_for
+if __name__ == "__main__":
+    (stream,) = streams_for(Path(sys.argv[1]), workers=2)
+    stream.next()
+    print(*stream._pool._processes, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_when_their_run_is_killed(small_recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    run = subprocess.Popen(
+        [sys.executable, script, small_recipe], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert run.stdout is not None
+        workers = [int(number) for number in run.stdout.readline().split()]
+        assert len(workers) == 2 and all(alive(worker) for worker in workers)
+    finally:
+        run.kill()
+        run.wait()
+    deadline = time.monotonic() + 10
+    while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(worker) for worker in workers)
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
