@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: env demo test test-all check bench clean
+.PHONY: env demo test test-all check clean
 
 env: .venv/.installed
 
@@ -13,7 +13,9 @@ env: .venv/.installed
 
 demo: env
 	$(BIN)/python -m data.prepare --recipe recipes/demo.yaml
-	$(BIN)/deepspeed --num_accelerators 2 pretrain.py --recipe recipes/demo.yaml
+	$(BIN)/deepspeed --num_accelerators 2 pretrain.py
+	$(BIN)/python -m training.export runs/demo exports/demo
+	$(BIN)/python -m training.gains runs/demo exports/demo
 	$(BIN)/python -m training.report runs/demo
 
 test: env
@@ -27,9 +29,6 @@ check: env
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-
-bench: env
-	for question in benchmarks/*.py; do $(BIN)/python $$question || exit 1; done
 
 # Caches only: runs, stores and the environment are kept.
 clean:
