@@ -50,9 +50,8 @@ def main() -> int:
 
         Trainer(recipe, raw, sharding, path, arguments.runs).fit()
     except UserError as error:
-        if (
-            os.environ.get("LOCAL_RANK", "0") == "0"
-        ):  # once a machine: what is missing may be missing on one only
+        # Once a machine, since what is missing may be missing on one of them only.
+        if os.environ.get("LOCAL_RANK", "0") == "0" or getattr(error, "said_by_every_rank", False):
             print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

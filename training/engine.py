@@ -26,6 +26,12 @@ _WITHOUT_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
 
 
+class ShardError(UserError):
+    """A fault in a file that perhaps this rank alone reads, so every rank that meets it has to say so."""
+
+    said_by_every_rank = True
+
+
 @dataclass(frozen=True)
 class World:
     """This process among the data-parallel ranks, and the device that it computes on."""
@@ -136,9 +142,8 @@ class Engine:
         self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
         dist.barrier()
         if self.world.first:
-            (folder / "zero_to_fp32.py").unlink(
-                missing_ok=True
-            )  # a script that unpickles whatever it is given
+            for script in folder.glob("zero_to_*.py"):  # DeepSpeed's, which unpickle whatever they are given
+                script.unlink()
 
     def load(self, folder: Path, tag: str) -> None:
         """Read the shards that ``save`` wrote at the same number of ranks."""
@@ -181,8 +186,8 @@ def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
             os.environ[_WITHOUT_CODE] = before
 
 
-def _refused(folder: Path, error: pickle.UnpicklingError) -> UserError:
-    return UserError(
+def _refused(folder: Path, error: pickle.UnpicklingError) -> ShardError:
+    return ShardError(
         f"{folder}: a file in it holds something else than a run saves, possibly a program, and was not opened."
         f" Take another checkpoint, or restore this one. ({str(error).splitlines()[0]})"
     )
