@@ -32,6 +32,14 @@ def generator(*parts: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(*parts)))
 
 
+def hashed(hash_key: int, numbers: np.ndarray) -> np.ndarray:
+    """A 64-bit number for each of ``numbers`` (n,), keyed: a draw for many records at once."""
+    with np.errstate(over="ignore"):
+        values = _mix(numbers.astype(np.uint64) * _GOLDEN ^ np.uint64(hash_key))
+    assert isinstance(values, np.ndarray)
+    return values
+
+
 def permuted(positions: np.ndarray, size: int, permutation_key: int) -> np.ndarray:
     """Where a keyed permutation of ``range(size)`` sends ``positions`` (n,), in O(n) time and memory.
 

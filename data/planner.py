@@ -195,7 +195,7 @@ class Planner:
             epoch, position = divmod(cursor, len(stream))
             positions = np.arange(position, min(position + _AHEAD, len(stream)))
             records = permuted(positions, len(stream), key(self.seed, stream.name, epoch, "order"))
-            rooms = stream.room(records, self.maximum_tokens)
+            rooms = stream.room(records, epoch, self.seed, self.maximum_tokens)
             known = [(int(r), epoch, int(room)) for r, room in zip(records, rooms, strict=True)]
             first = cursor
             self._ahead[number] = (first, known)

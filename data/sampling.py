@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from data.keys import hashed, key
 from data.lexicon import Lexicon
 from data.recipe import Section, UserError
 from data.store import Corpus, TokenStore
-from data.tasks import TASKS, Task, TasksConfig
+from data.tasks import TASKS, Task, TasksConfig, TranslationAlignmentConfig
 
 
 class BudgetsConfig(Section):
@@ -36,6 +37,16 @@ class SamplingConfig(Section):
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """The multi-way rows of a stream's records, where a task takes further texts from them."""
+
+    further: int  # how many texts beside those of the record, at most
+    starts: np.ndarray  # (n,) first segment of each record's row
+    sizes: np.ndarray  # (n,) its number of segments
+    lengths: tuple[np.ndarray, ...]  # of every corpus: tokens of each segment
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """All records that one task reads in one language or pair of languages."""
 
@@ -45,14 +56,44 @@ class Stream:
     corpora: np.ndarray  # (n,) number of the corpus of each record
     segments: tuple[np.ndarray, ...]  # one (n,) array for a text, two for a pair: segments in that corpus
     lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside
+    rows: Rows | None = None
 
     def __len__(self) -> int:
         """The number of records."""
         return len(self.corpora)
 
-    def room(self, records: np.ndarray, maximum_tokens: int) -> np.ndarray:
-        """Tokens to set aside for ``records`` (k,)."""
-        return self.task.room([lengths[records].astype(np.int64) for lengths in self.lengths], maximum_tokens)
+    def room(self, records: np.ndarray, epoch: int, seed: int, maximum_tokens: int) -> np.ndarray:
+        """Tokens to set aside for ``records`` (k,) in an epoch."""
+        lengths = [lengths[records].astype(np.int64) for lengths in self.lengths]
+        if self.rows is not None:
+            corpora = self.corpora[records]
+            for segments in self._further(records, epoch, seed):
+                of_segments = np.full(len(records), -1, dtype=np.int64)
+                for corpus in np.unique(corpora):
+                    there = (corpora == corpus) & (segments >= 0)
+                    of_segments[there] = self.rows.lengths[corpus][segments[there]]
+                lengths.append(of_segments)
+        return self.task.room(lengths, maximum_tokens)
+
+    def segments_of(self, record: int, epoch: int, seed: int) -> list[int]:
+        """The segments of one record in an epoch, those drawn from its row included."""
+        found = [int(side[record]) for side in self.segments]
+        further = self._further(np.array([record]), epoch, seed)
+        return found + [int(segments[0]) for segments in further if segments[0] >= 0]
+
+    def _further(self, records: np.ndarray, epoch: int, seed: int) -> list[np.ndarray]:
+        """Other segments of the records' rows, drawn evenly: for each draw (k,), -1 where it repeats another."""
+        if self.rows is None:
+            return []
+        taken = [side[records] for side in self.segments]
+        drawn: list[np.ndarray] = []
+        for number in range(self.rows.further):
+            draws = hashed(key(seed, self.name, epoch, "further", number), records)
+            sizes = self.rows.sizes[records]
+            segments = self.rows.starts[records] + (draws % sizes.astype(np.uint64)).astype(np.int64)
+            repeated = np.any([segments == other for other in [*taken, *drawn]], axis=0)
+            drawn.append(np.where(repeated, -1, segments))
+        return drawn
 
 
 def streams_of(
@@ -70,16 +111,16 @@ def streams_of(
         "texts": _by_language([c for c in corpora if c.kind != "scored"], store.languages),
         "pairs": _by_pair([c for c in corpora if c.kind == "parallel"], store.languages, sampling.pairs),
     }
-    numbers = {corpus.name: number for number, corpus in enumerate(store.corpora.values())}
     streams: list[Stream] = []
-    for name in tasks.enabled():
+    for name, settings in tasks.enabled().items():
         task = TASKS[name]
+        further = settings.texts - 2 if isinstance(settings, TranslationAlignmentConfig) else 0
         if task.needs_lexicon and lexicon is None:
             raise UserError(
                 f"task {name} needs word translations: name a file under 'lexicons', or leave it out."
             )
         found = [
-            _stream(task, language, parts, numbers)
+            _stream(task, language, parts, list(store.corpora.values()), further)
             for language, parts in sorted(pools[task.reads].items())
             if not (task.needs_lexicon and lexicon is not None and language not in lexicon.languages)
         ]
@@ -150,8 +191,22 @@ def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -
     return pool
 
 
-def _stream(task: Task, language: str, parts: Sequence[Part], numbers: dict[str, int]) -> Stream:
+def _stream(
+    task: Task, language: str, parts: Sequence[Part], corpora: Sequence[Corpus], further: int
+) -> Stream:
     sides = range(len(parts[0][1]))
+    numbers = {corpus.name: number for number, corpus in enumerate(corpora)}
+    rows = None
+    if further:
+        of_rows = [c.segment_record[s[0]] for c, s in parts]
+        starts = [c.record_starts[rows] for (c, _), rows in zip(parts, of_rows, strict=True)]
+        ends = [c.record_starts[rows + 1] for (c, _), rows in zip(parts, of_rows, strict=True)]
+        rows = Rows(
+            further,
+            np.concatenate(starts),
+            np.concatenate(ends) - np.concatenate(starts),
+            tuple(corpus.segment_lengths for corpus in corpora),
+        )
     return Stream(
         name=f"{task.name}/{language}",
         task=task,
@@ -159,4 +214,5 @@ def _stream(task: Task, language: str, parts: Sequence[Part], numbers: dict[str,
         corpora=np.concatenate([np.full(len(s[0]), numbers[c.name], dtype=np.int32) for c, s in parts]),
         segments=tuple(np.concatenate([segments[side] for _, segments in parts]) for side in sides),
         lengths=tuple(np.concatenate([c.segment_lengths[s[side]] for c, s in parts]) for side in sides),
+        rows=rows,
     )

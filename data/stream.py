@@ -97,7 +97,7 @@ class MicrobatchMaker:
                     corpus.text(int(segment)),
                     int(corpus.segment_groups[segment]),
                 )
-                for segment in (side[record] for side in stream.segments)
+                for segment in stream.segments_of(record, epoch, self.seed)
             ]
             draw = Draw(self.seed, number, stream.name, record, epoch, room)
             example, mixed = stream.task.make(segments, draw, self.material, configs[stream.task.name])

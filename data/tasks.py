@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -43,6 +44,15 @@ class CrossAttentionMaskedConfig(TaskConfig):
     mask_rate: float = Field(0.25, gt=0, lt=1)
 
 
+class TranslationAlignmentConfig(TaskConfig):
+    """How many texts of a multi-way row stand in an example, each compared with each: 2 is the pair alone.
+
+    With more, a text is encoded once and compared several times. The further texts are drawn evenly from the row.
+    """
+
+    texts: int = Field(2, ge=2, le=16)
+
+
 class MixedAlignmentConfig(TaskConfig):
     """Mixed-language alignment: the part of the translatable phrases that are translated."""
 
@@ -55,7 +65,7 @@ class TasksConfig(Section):
     mmlm: MaskedConfig | None = None
     tlm: MaskedConfig | None = None
     camlm: CrossAttentionMaskedConfig | None = None
-    translation_alignment: TaskConfig | None = None
+    translation_alignment: TranslationAlignmentConfig | None = None
     mixed_alignment: MixedAlignmentConfig | None = None
 
     def enabled(self) -> dict[str, TaskConfig]:
@@ -128,8 +138,10 @@ def _room_of_pair(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
     return np.minimum(lengths[0] + lengths[1] + 2 * SPECIALS, maximum)
 
 
-def _room_of_two_texts(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
-    return _room_of_text(lengths[:1], maximum) + _room_of_text(lengths[1:], maximum)
+def _room_of_texts(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
+    """Of each text by itself; a length below zero says that the row has no such text."""
+    rooms = [np.where(length >= 0, np.minimum(length + SPECIALS, maximum), 0) for length in lengths]
+    return np.sum(rooms, axis=0)
 
 
 def _room_of_text_and_mixed(lengths: Sequence[np.ndarray], maximum: int) -> np.ndarray:
@@ -193,14 +205,16 @@ def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, 
 def make_translation_alignment(
     segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
 ) -> Made:
-    """Contrastive alignment of a sentence with its translation (InfoXLM, LaBSE)."""
+    """Contrastive alignment of a sentence with its translations (InfoXLM, LaBSE), each with each."""
     documents = [
         _context(
-            _wrapped(segment.ids[: material.maximum_tokens - SPECIALS], material.tokenizer), segment.language
+            _wrapped(segments[i].ids[: material.maximum_tokens - SPECIALS], material.tokenizer),
+            segments[i].language,
         )
-        for segment in _ordered(segments, draw)
+        for i in draw.random("order").permutation(len(segments))
     ]
-    return Made(Example(draw.stream, documents, pairs=[(0, 1)], group=segments[0].group))
+    pairs = list(combinations(range(len(documents)), 2))
+    return Made(Example(draw.stream, documents, pairs, segments[0].group))
 
 
 def make_mixed_alignment(
@@ -233,7 +247,7 @@ TASKS: dict[str, Task] = {
             "bilingual",
             "pairs",
             "alignment",
-            _room_of_two_texts,
+            _room_of_texts,
             make_translation_alignment,
         ),
         Task(

@@ -125,10 +125,12 @@ class Recipe(DataConfig):
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
         problems = []
-        if self.batch.row_tokens < 2 * self.maximum_tokens:
+        alignment = self.tasks.translation_alignment
+        texts = alignment.texts if alignment is not None else 2
+        if self.batch.row_tokens < texts * self.maximum_tokens:
             problems.append(
-                f"batch.row_tokens {self.batch.row_tokens} must hold two documents of maximum_tokens"
-                f" {self.maximum_tokens}: at least {2 * self.maximum_tokens}"
+                f"batch.row_tokens {self.batch.row_tokens} must hold {texts} documents of maximum_tokens"
+                f" {self.maximum_tokens}: at least {texts * self.maximum_tokens}"
             )
         if self.optimizer.warmup_steps > self.steps:
             problems.append(

@@ -17,6 +17,7 @@ from data.tasks import (
     Material,
     MixedAlignmentConfig,
     TaskConfig,
+    TasksConfig,
     TextSegment,
     make_camlm,
     make_mixed_alignment,
@@ -130,6 +131,32 @@ def test_alignment_compares_the_two_texts_and_carries_their_group(world):
     assert {d.language for d in example.documents} == {s.language for s in segments}
 
 
+def test_further_texts_of_a_row_are_distinct_fit_their_room_and_are_all_compared(world):
+    recipe, store, material = world
+    tasks = TasksConfig(translation_alignment={"texts": 5})
+    streams = streams_of(store, tasks, recipe.sampling, None)
+    config, corpora = tasks.translation_alignment, list(store.corpora.values())
+    sizes = set()
+    for number, stream in enumerate(streams[::20]):
+        for epoch in (0, 1):
+            records = np.arange(min(len(stream), 10))
+            for record, room in zip(records, stream.room(records, epoch, 1, 64), strict=True):
+                corpus = corpora[stream.corpora[record]]
+                found = stream.segments_of(int(record), epoch, 1)
+                assert found[:2] == [side[record] for side in stream.segments]
+                assert len(set(found)) == len(found) <= 5
+                assert len({corpus.segment_record[s] for s in found}) == 1
+                segments = [TextSegment(int(corpus.segment_language[s]), corpus.ids(s), "", 7) for s in found]
+                draw = Draw(1, number, stream.name, int(record), epoch, int(room))
+                example = make_translation_alignment(segments, draw, material, config).example
+                assert example.tokens == room
+                assert len(example.pairs) == len(found) * (len(found) - 1) // 2
+                sizes.add(len(found))
+    assert 5 in sizes
+    drawn = [tuple(streams[0].segments_of(0, epoch, 1)[2:]) for epoch in range(8)]
+    assert len(set(drawn)) > 4
+
+
 def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
     _, store, material = world
     segment = pair(store)[1]
@@ -163,12 +190,12 @@ def test_no_example_needs_more_than_the_room_that_is_set_aside(world):
     corpora = list(store.corpora.values())
     for number, stream in enumerate(streams[::9]):
         records = np.arange(min(len(stream), 20))
-        rooms = stream.room(records, 64)
+        rooms = stream.room(records, 0, 1, 64)
         for record, room in zip(records.tolist(), rooms.tolist(), strict=True):
             corpus = corpora[stream.corpora[record]]
             segments = [
                 TextSegment(int(corpus.segment_language[s]), corpus.ids(s), corpus.text(s), 0)
-                for s in (int(side[record]) for side in stream.segments)
+                for s in stream.segments_of(record, 0, 1)
             ]
             made = stream.task.make(
                 segments,
