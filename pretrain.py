@@ -10,7 +10,7 @@ from pathlib import Path
 from data.recipe import UserError, parse_recipe, read_recipe
 from training import environment
 from training.config import Recipe
-from training.sharding import read_sharding
+from training.sharding import read_sharding, resolve_sharding
 
 
 def main() -> int:
@@ -46,6 +46,8 @@ def main() -> int:
 
             print_plan(recipe, raw, sharding, path, int(os.environ["WORLD_SIZE"]))
             return 0
+        # Its errors at once, before torch is imported; the Trainer asks again when it knows the ranks.
+        resolve_sharding(sharding, path, recipe, raw.path, int(os.environ["WORLD_SIZE"]))
         from training.trainer import Trainer
 
         Trainer(recipe, raw, sharding, path, arguments.runs).fit()

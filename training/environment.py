@@ -11,9 +11,18 @@ import re
 import socket
 import warnings
 
+from data.recipe import UserError
+
+_RENDEZVOUS = ("LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 def prepare() -> None:
-    """Fill in rank, size, rendezvous and threads where the launcher left them out."""
+    """Fill in rank, size, rendezvous and threads where the launcher left them out.
+
+    Raises:
+        UserError: some of what a launcher sets is there and some is not.
+
+    """
     environment = os.environ
     if (
         "RANK" not in environment
@@ -30,6 +39,12 @@ def prepare() -> None:
     if "RANK" not in environment:
         environment.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1")
         environment.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    missing = [name for name in _RENDEZVOUS if name not in environment]
+    if missing:
+        raise UserError(
+            f"RANK is set in the environment and {', '.join(missing)} not. Start the ranks with deepspeed, torchrun or"
+            " srun, or unset RANK for a run in one process."
+        )
     here = environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or environment["WORLD_SIZE"]
     environment.setdefault("LOCAL_SIZE", here)
     environment.setdefault("CROSS_RANK", "0")

@@ -66,8 +66,8 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
     arguments = parser.parse_args()
-    environment.prepare()
     try:
+        environment.prepare()
         model, recipe = model_of(arguments.source, arguments.recipe)
         data = open_data(recipe)
     except UserError as error:

@@ -149,8 +149,8 @@ def main() -> int:
     parser.add_argument("source", type=Path, help="a run folder or a checkpoint in it")
     parser.add_argument("out", type=Path, help="the folder to write")
     arguments = parser.parse_args()
-    environment.prepare()
     try:
+        environment.prepare()
         run = load_run(arguments.source)
         differences = export(run, arguments.out)
     except UserError as error:

@@ -162,8 +162,8 @@ def main() -> int:
         help="training time of the token means (default: the run's own)",
     )
     arguments = parser.parse_args()
-    environment.prepare()
     try:
+        environment.prepare()
         recipe = parse_recipe(read_recipe(arguments.run / RECIPE_FILE), Recipe)
         if not recipe.evaluation.retrieval:
             raise UserError(

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ def train(
     """Run the recipe on forked ranks; ``probe`` is called in each of them first and may replace things there."""
 
     def of_rank(group: object) -> None:
-        environment.prepare()
+        launched()
         if probe is not None:
             probe()
         raw = read_recipe(recipe, overrides)
@@ -86,6 +87,12 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+def launched() -> None:
+    """What a launcher sets; the process group of the test is there already."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    environment.prepare()
+
+
 class Done(NamedTuple):
     """A command that ended."""
 
@@ -115,6 +122,7 @@ def call(
             os.dup2(file, number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         sys.argv = ["command", *map(str, arguments)]
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
         if probe is not None:
             probe()
         try:
@@ -124,8 +132,6 @@ def call(
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-
-    import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

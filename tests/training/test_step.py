@@ -24,12 +24,12 @@ from tests.training.runs import (
     WITHOUT_EVALUATION,
     column,
     final_weights,
+    launched,
     numbers,
     relative,
     sharding,
     train,
 )
-from training import environment
 from training.build import build_model, maker_of, open_data, planner_of
 from training.config import Recipe
 from training.engine import Engine, join_world, whole_weights
@@ -144,7 +144,7 @@ def test_a_task_that_is_absent_here_or_everywhere_leaves_no_trace_of_its_last_gr
     truth = train_plainly(recipe, [[PackedBatch.from_arrays(m.arrays) for m in step] for step in steps])
 
     def of_rank(group: Any) -> list[tuple[float, float]]:
-        environment.prepare()
+        launched()
         engine, streams = built(recipe, stage)
         found = []
         for number, step in enumerate(steps, 1):
@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_gone_in_the_next
     ((batch,),) = steps_of(recipe, 1)
 
     def of_rank(group: Any) -> list[tuple[bool, bool]]:
-        environment.prepare()
+        launched()
         engine, _ = built(recipe, stage)
         outcomes = []
         for number, factor in enumerate((1.0, math.nan, math.inf, 1.0)):
