@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -318,8 +319,6 @@ def test_preparing_reports_bad_input_too(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.ranks
 def test_ranks_without_a_meeting_place_are_refused(small_recipe: Path, tmp_path: Path) -> None:
     def half_a_launcher() -> None:
-        import os
-
         for name in ("MASTER_ADDR", "MASTER_PORT"):
             del os.environ[name]
 

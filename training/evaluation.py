@@ -129,7 +129,8 @@ class Evaluator:
             both = self._made(make_camlm, config, f"camlm/{pair}", [segment, pivot], record, names)
             yield both
             stream = names.setdefault(f"camlm_control/{pair}", len(names))
-            specials = self._material.tokenizer.special_ids
+            # Not all special ids: an <unk> is a word of the other side, and says where it stands.
+            specials = (self._material.tokenizer.bos_id, self._material.tokenizer.eos_id)
             yield Example(stream, [without_context(document, specials) for document in both.documents])
 
     def _made(

@@ -294,8 +294,9 @@ class Trainer:
             f" {recipe.batch.step_tokens:,} tokens, {self.engine.accumulation} microbatch(es) a rank;"
             f" {len(self.data.streams)} streams"
         )
-        if fresh:
-            say(f"started from {recipe.model.start_from}; not found there and fresh: {', '.join(fresh)}")
+        if recipe.model.start_from is not None and found is None:
+            what = f"not found there and fresh: {', '.join(fresh)}" if fresh else "all of it"
+            say(f"started from {recipe.model.start_from}, {what}")
         if found is not None:
             path, state = found
             for fault in state["faults"]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import deepspeed
 import torch
+from accelerate import PartialState
 
 from data.recipe import parse_recipe, read_recipe
 from data.store import TokenStore
@@ -90,6 +91,7 @@ def digests(folder: Path) -> dict[str, str]:
 def launched() -> None:
     """What a launcher sets; the process group of the test is there already."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+    PartialState._reset_state()  # one that the parent may hold knows nothing of these ranks
     environment.prepare()
 
 
@@ -122,7 +124,7 @@ def call(
             os.dup2(file, number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         sys.argv = ["command", *map(str, arguments)]
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
+        launched()
         if probe is not None:
             probe()
         try:

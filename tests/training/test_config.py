@@ -1,0 +1,82 @@
+"""What belongs to a run for ever, and what may change while it goes on; recipes that do not fit together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.recipe import UserError, parse_recipe, read_recipe, resolved_with_origins
+from training.config import Recipe, changes, settings_of_a_run
+
+
+def recipe(path: Path, *settings: str) -> Recipe:
+    return parse_recipe(read_recipe(path, settings), Recipe)
+
+
+FREE = (
+    "steps=9", "workers=2", "batch.microbatch_tokens=512", "optimizer.learning_rate=3e-3", "log.every=5",
+    "tasks.mmlm.loss_weight=2", "model.dropout=0.1", "model.activation_checkpointing=true", "evaluation={}",
+    "checkpoint.keep=9", "store=elsewhere", "name=other",
+)  # fmt: skip
+FIXED = (
+    "seed=4", "tasks.mmlm.weight=2", "tasks.camlm.mask_rate=0.3", "sampling.language_temperature=0.7",
+    "sampling.budgets.bilingual=3", "maximum_tokens=32", "batch.step_tokens=8192", "batch.row_tokens=1024",
+    "model.layers=3", "model.learn_temperature=false", "precision=bf16", "tasks.tlm=null",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", FREE)
+def test_may_change(small_recipe: Path, setting: str) -> None:
+    assert not changes(
+        settings_of_a_run(recipe(small_recipe)), settings_of_a_run(recipe(small_recipe, setting))
+    )
+
+
+@pytest.mark.parametrize("setting", FIXED)
+def test_may_not_change(small_recipe: Path, setting: str) -> None:
+    found = changes(settings_of_a_run(recipe(small_recipe)), settings_of_a_run(recipe(small_recipe, setting)))
+    assert len(found) == 1 and found[0].startswith(setting.partition("=")[0] + ": was ")
+
+
+def test_the_settings_of_a_run_are_plain_values_that_json_gives_back(small_recipe: Path) -> None:
+    settings = settings_of_a_run(recipe(small_recipe))
+    assert not changes(json.loads(json.dumps(settings)), settings)
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_recipes_of_the_project_are_sound_and_come_back_from_the_run_folder(
+    path: Path, tmp_path: Path
+) -> None:
+    raw = read_recipe(path)
+    first = parse_recipe(raw, Recipe)
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(resolved_with_origins(first, raw))
+    assert parse_recipe(read_recipe(resolved), Recipe) == first
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("optimizer.warmup_steps=7", "optimizer.warmup_steps 7 exceeds steps 6"),
+        ("batch.microbatch_tokens=768", "microbatch_tokens 768 is not a multiple of row_tokens 512"),
+        ("batch.step_tokens=1536", "step_tokens 1536 is not a multiple of microbatch_tokens 1024"),
+        ("model.layers=null", "give layers, or a folder to start from"),
+        ("evaluation.retrieval.among.among=[sentences]", "evaluation.retrieval.among needs parallel corpora"),
+        ("precision=fp16", "precision"),
+        ("tasks.mmlm.mask_rate=1", "tasks.mmlm.mask_rate"),
+        ("model.temperature=0", "model.temperature"),
+    ],
+)
+def test_what_does_not_fit_together_is_said(small_recipe: Path, setting: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        recipe(small_recipe, setting)
+    assert words in str(caught.value)
+
+
+def test_a_recipe_does_not_change(small_recipe: Path) -> None:
+    found: Any = recipe(small_recipe)
+    with pytest.raises(ValueError, match="frozen"):
+        found.seed = 5

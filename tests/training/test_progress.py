@@ -1,0 +1,107 @@
+"""The numbers of a step: means per task and language, shares against budgets, speed over a window."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.recipe import parse_recipe, read_recipe
+from data.stream import Tally
+from tests.training.test_step import FakeStream
+from training.config import Recipe
+from training.engine import StepOutcome
+from training.progress import Progress
+from training.step import StepLosses
+
+
+class Stream(FakeStream):
+    def __init__(self, name: str, loss: str, language: str) -> None:
+        super().__init__(name, loss)
+        self.language = language
+
+
+STREAMS = [
+    Stream("mmlm", "masked", "de"),
+    Stream("mmlm", "masked", "fr"),
+    Stream("translation_alignment", "alignment", "de-en"),
+    Stream("translation_alignment", "alignment", "de-fr"),
+    Stream("mixed_alignment", "alignment", "de"),
+]
+SHARES = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
+
+
+@pytest.fixture
+def progress(small_recipe: Path) -> Progress:
+    settings = ["tasks.tlm=null", "tasks.camlm=null", "tasks.mmlm.loss_weight=2", "steps=10"]
+    recipe = parse_recipe(read_recipe(small_recipe, settings), Recipe)
+    return Progress(STREAMS, SHARES, recipe)  # type: ignore[arg-type]
+
+
+def tally(tokens: list[int]) -> np.ndarray:
+    found = np.zeros((5, len(Tally)), np.int64)
+    found[:, Tally.TOKENS] = tokens
+    found[4] = [tokens[4], 0, 4, 1, 6, 10, 30, 9]  # pairs, rejected, replaced, translatable, words, languages
+    return found
+
+
+LOSSES = StepLosses(
+    sums=np.array([10.0, 2.0, 6.0, 0.0, 0.0]),
+    terms=np.array([4, 2, 3, 0, 0]),
+    correct=np.array([1, 1, 3, 0, 0]),
+    temperature=0.05,
+)
+
+
+def scalars(progress: Progress, step: int = 1, seconds: float = 2.0, tokens: list[int] | None = None) -> dict:
+    return progress.scalars(
+        step, tally(tokens or [100, 200, 300, 200, 200]), LOSSES, StepOutcome(3.5, False), 1e-3,
+        seconds=seconds, waited=0.5, memory_gib=1.5,
+    )  # fmt: skip
+
+
+def test_losses_and_accuracies_are_means_over_terms(progress: Progress) -> None:
+    found = scalars(progress)
+    assert found["loss/mmlm"] == 12 / 6 and found["loss/translation_alignment"] == 6 / 3
+    assert found["accuracy/mmlm"] == 2 / 6 and found["accuracy/translation_alignment"] == 1.0
+    assert math.isnan(found["loss/mixed_alignment"])  # a task without a term in this step
+    assert found["loss"] == 2 * 2.0 + 2.0  # the loss that is trained on: weighted, without the absent one
+
+
+def test_a_language_has_the_mean_over_all_pairs_that_it_stands_in(progress: Progress) -> None:
+    found = scalars(progress)
+    assert found["loss/mmlm/de"] == 2.5 and found["loss/mmlm/fr"] == 1.0
+    assert found["loss/translation_alignment/de"] == found["loss/translation_alignment/en"] == 2.0
+    assert "loss/translation_alignment/fr" not in found and "loss/mixed_alignment/de" not in found
+
+
+def test_shares_are_of_all_tokens_so_far_also_after_a_resume(progress: Progress, small_recipe: Path) -> None:
+    found = scalars(progress)
+    assert found["share/mmlm"] == pytest.approx(0.3) and found["budget/mmlm"] == pytest.approx(0.3)
+    assert found["budget/translation_alignment"] == pytest.approx(0.5)
+    found = scalars(progress, 2, tokens=[1000, 0, 0, 0, 0])
+    assert found["share/mmlm"] == 1300 / 2000 and found["tokens"] == 2000
+    state = progress.state()
+    assert state == {"spent": [1100, 200, 300, 200, 200]}
+    progress.restore({"spent": [0, 0, 0, 0, 1000]})
+    assert scalars(progress, 3)["share/mixed_alignment"] == 1200 / 2000
+
+
+def test_speed_is_over_a_window_and_the_rest_follows_from_it(progress: Progress) -> None:
+    found = scalars(progress, 1, seconds=4.0)
+    assert found["tokens_per_second"] == 250 and found["eta_seconds"] == 9 * 4.0
+    found = scalars(progress, 2, seconds=1.0)
+    assert found["tokens_per_second"] == 400 and found["eta_seconds"] == 8 * 2.5
+    for step in range(3, 30):
+        found = scalars(progress, step, seconds=1.0)
+    assert found["tokens_per_second"] == 1000  # the slow first steps are forgotten
+    assert found["packing_efficiency"] == 1000 / 4096
+    assert found["data_wait_seconds"] == 0.5 and found["grad_norm"] == 3.5 and found["memory_gib"] == 1.5
+
+
+def test_how_mixed_the_mixed_texts_are(progress: Progress) -> None:
+    found = scalars(progress)
+    assert found["mixed/realised_rate"] == 0.6 and found["mixed/share_of_words"] == 0.2
+    assert found["mixed/languages"] == 9 / 4 and found["mixed/rejected"] == 1
