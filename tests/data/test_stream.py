@@ -27,10 +27,15 @@ STEPS = 4
 
 
 def streams_for(
-    recipe_path: Path, *, ranks: int = 1, tokens: int = 1024, workers: int = 0, only: int | None = None
+    recipe_path: Path,
+    *settings_of_recipe: str,
+    ranks: int = 1,
+    tokens: int = 1024,
+    workers: int = 0,
+    only: int | None = None,
 ) -> list[BatchStream]:
     """The stream of every rank, or of one, each with a planner of its own."""
-    recipe = parse_recipe(read_recipe(recipe_path), Recipe)
+    recipe = parse_recipe(read_recipe(recipe_path, settings_of_recipe), Recipe)
     store = TokenStore.open(Path(recipe.store))
     lexicons = [Path(entry.path) for entry in recipe.lexicons]
     streams = streams_of(store, recipe.tasks, recipe.sampling, Lexicon.load(lexicons))
@@ -121,6 +126,13 @@ def test_the_ranks_together_see_the_same_documents_masks_and_mixed_text(
     ):
         assert contents(step) == truth
         assert len(step) % ranks == 0  # every rank has as many microbatches, some of them empty
+
+
+def test_so_do_texts_that_are_compared_several_times(small_recipe: Path) -> None:
+    several = "tasks.translation_alignment.texts=4"
+    truth = [contents(step) for step in all_steps(streams_for(small_recipe, several, tokens=4096))]
+    found = all_steps(streams_for(small_recipe, several, ranks=3, tokens=512))
+    assert [contents(step) for step in found] == truth
 
 
 def test_steps_differ_and_hold_every_task(small_recipe: Path, whole: list[Counter[object]]) -> None:

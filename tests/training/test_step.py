@@ -93,6 +93,18 @@ def test_losses_norms_and_weights_are_those_of_one_process_without_deepspeed(
 
 
 @pytest.mark.ranks
+def test_texts_that_are_compared_several_times_are_so_on_any_ranks(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    settings = (*BASE, "steps=3", "tasks.translation_alignment.texts=4")
+    recipe = parse_recipe(read_recipe(small_recipe, settings), Recipe)
+    steps = steps_of(recipe, 3)
+    assert any(torch.bincount(batch.pairs.flatten()).max() == 3 for batch in steps[0])
+    train(small_recipe, tmp_path, *settings, ranks=2, stage=3)
+    check(tmp_path / "small", train_plainly(recipe, steps), losses=1e-6, norms=1e-6, weights=1e-4)
+
+
+@pytest.mark.ranks
 @pytest.mark.parametrize(("ranks", "stage"), [(1, 1), (2, 3)])
 def test_bfloat16_stays_within_a_thousandth_of_float64(
     small_recipe: Path, tmp_path: Path, reference: Reference, ranks: int, stage: int
