@@ -74,7 +74,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     from training.evaluation import Evaluator
-    from training.gains import floor_figures, print_figures
+    from training.tables import print_figures
 
     evaluator = Evaluator(data.store, data.material, recipe.evaluation, recipe.batch.microbatch_tokens)
 
@@ -84,6 +84,8 @@ def main() -> int:
     with torch.no_grad():
         figures = {"model": evaluator(forward)}
     if arguments.floors is not None:
+        from training.floor_figures import floor_figures
+
         figures |= floor_figures(data, recipe, arguments.floors)
     print_figures(figures)
     if arguments.out:

@@ -12,7 +12,7 @@ Both take plain lists and arrays. An encoder that does not beat them has learned
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,13 +109,14 @@ def train_token_means(
     *,
     seconds: float | None = None,
     steps: int | None = None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> TrainedTokenMeans:
     """Train for ``seconds`` of wall time or for a number of ``steps``; give one of the two.
 
     With ``steps`` the result is a function of the arguments (on one machine with one number of threads);
     with ``seconds`` the learning rate follows the clock. A batch holds one pair from each of ``pairs`` rows
     drawn without replacement, in two different languages drawn uniformly; the loss is the alignment loss of
-    the encoder.
+    the encoder. ``progress`` is called after each step with its number and its loss.
     """
     if (seconds is None) == (steps is None):
         raise ValueError("give either seconds or steps")
@@ -156,6 +157,8 @@ def train_token_means(
         adam.param_groups[0]["lr"] = settings.learning_rate * (1 - done)
         adam.step()
         step, value = step + 1, loss.item()
+        if progress is not None:
+            progress(step, value)
 
 
 def _starts(rows: np.ndarray) -> np.ndarray:

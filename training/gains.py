@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,90 +18,9 @@ from data.tasks import Material
 from training import environment
 from training.build import DataParts, open_data
 from training.config import Recipe
-from training.metrics import read_evaluations, read_metrics
+from training.metrics import Telemetry, read_evaluations, read_metrics
 from training.run_folder import RECIPE_FILE
-
-Figures = Mapping[str, Mapping[str, float]]  # column -> name of the figure -> value
-
-
-def floor_figures(data: DataParts, recipe: Recipe, seconds: float) -> dict[str, dict[str, float]]:
-    """The recipe's retrieval sets under the two floors; token means are trained for ``seconds`` on all cores."""
-    from training.evaluation import PIVOT, distractors, language_rows
-    from training.floors import (
-        TokenMeanSettings,
-        TrainingTexts,
-        inverse_document_frequency,
-        ngram_counts,
-        ngram_vectors,
-        train_token_means,
-    )
-    from training.retrieval import LanguageRows, bitext_retrieval
-
-    corpora = data.store.corpora
-    trained = [c for c in corpora.values() if c.kind == "parallel" and not c.held_out]
-    offsets = np.cumsum([0, *(len(c.record_starts) - 1 for c in trained)])
-    texts = TrainingTexts(
-        [c.ids(s) for c in trained for s in range(len(c.segment_record))],
-        np.concatenate([c.segment_record + offset for c, offset in zip(trained, offsets, strict=False)]),
-        np.concatenate([c.segment_groups for c in trained]).view(np.int64),
-    )
-    settings = TokenMeanSettings(vocabulary_size=data.material.tokenizer.vocabulary_size)
-    means = train_token_means(texts, settings, seconds=seconds)
-    needed = sorted({n for r in recipe.evaluation.retrieval.values() for n in (r.corpus, *r.among)})
-    ids = {n: [corpora[n].ids(s) for s in range(len(corpora[n].segment_record))] for n in needed}
-    counts = {
-        n: ngram_counts([corpora[n].text(s) for s in range(len(corpora[n].segment_record))]) for n in needed
-    }
-    from scipy.sparse import vstack
-
-    frequency = inverse_document_frequency(vstack(list(counts.values())))
-    vectors = {
-        "3-grams": {n: ngram_vectors(counts[n], frequency) for n in needed},
-        "token means": {n: means.vectors(ids[n]) for n in needed},
-    }
-    figures: dict[str, dict[str, float]] = {}
-    for floor, of_corpus in vectors.items():
-        figures[floor] = {}
-        for name, sets in recipe.evaluation.retrieval.items():
-            rows: dict[str, LanguageRows] = language_rows(data.store, sets.corpus, of_corpus)
-            more = distractors(data.store, sets.among, of_corpus)
-            figures[floor] |= bitext_retrieval(rows, distractors=more, pivot=PIVOT).scalars(name)
-    return figures
-
-
-def print_figures(figures: Figures) -> None:
-    """A table of the retrieval means, one row a set and one column each; then the masked tasks."""
-    columns = list(figures)
-    names = [
-        n
-        for n in next(iter(figures.values()))
-        if n.startswith("retrieval/") and n.endswith(("/mean", "/mean_of_others"))
-    ]
-    names += [n for n in next(iter(figures.values())) if n.startswith("masked/") and n.count("/") == 2]
-    width = max((len(name) for name in names), default=0)
-    print(" " * width + "".join(f"{column:>14}" for column in columns))
-    for name in names:
-        print(f"{name:<{width}}" + "".join(_cell(figures[column].get(name), name) for column in columns))
-
-
-def print_languages(figures: Figures, name: str, pivot: str = "en") -> None:
-    """The mean of both directions of every language of one retrieval set."""
-    columns = list(figures)
-    prefix = f"retrieval/{name}/"
-    languages = sorted({key.removeprefix(prefix).removesuffix(f"-{pivot}") for key in next(iter(figures.values()))
-                        if key.startswith(prefix) and key.endswith(f"-{pivot}")})  # fmt: skip
-    print(f"{name}: accuracy@1 with {pivot}, mean of both directions")
-    print("    " + "".join(f"{column:>14}" for column in columns))
-    for language in languages:
-        both = [f"{prefix}{language}-{pivot}", f"{prefix}{pivot}-{language}"]
-        means = [[f[key] for key in both if key in f] for f in figures.values()]
-        print(f"  {language}" + "".join(_cell(sum(m) / len(m) if m else None, "accuracy") for m in means))
-
-
-def _cell(value: float | None, name: str) -> str:
-    if value is None:
-        return f"{'-':>14}"
-    return f"{value:14.3f}" if name.endswith("loss") else f"{100 * value:12.1f} %"
+from training.tables import print_figures, print_languages
 
 
 def neighbours(export: Path, data: DataParts, corpus_name: str, count: int = 3) -> list[tuple[str, ...]]:
@@ -181,13 +100,21 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     before, after = evaluations[min(evaluations)], evaluations[max(evaluations)]
-    trained = sum(step["step_seconds"] for step in read_metrics(arguments.run))
+    steps = read_metrics(arguments.run)
+    trained = sum(step["step_seconds"] for step in steps)
     seconds = arguments.floors if arguments.floors is not None else trained
     print(
         f"training the token-mean floor for {seconds:.0f} s, as long as the encoder was trained ...",
         flush=True,
     )
-    figures = {"before": before, "after": after, **floor_figures(data, recipe, seconds)}
+    from training.floor_figures import floor_figures
+
+    floors = floor_figures(data, recipe, seconds)
+    telemetry = Telemetry(arguments.run, step=int(steps[-1]["step"]), tensorboard=False)
+    for name, scalars in floors.items():
+        telemetry.event("floor", name=name, scalars=scalars)
+    telemetry.close()
+    figures = {"before": before, "after": after, **floors}
     print()
     for name in recipe.evaluation.retrieval:
         print_languages(figures, name)
