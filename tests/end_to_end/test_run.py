@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +20,12 @@ import torch
 from data.tasks import Material
 from data.tokenizer import Tokenizer
 from tests.training.runs import WITHOUT_EVALUATION, call, digests, numbers, sharding, train
+from training.checkpoint import checkpoints_in, verify
 from training.evaluate import main as evaluate_main
 from training.evaluation import sentence_batch
 from training.export import load_run
 from training.metrics import METRICS_FILE, read_evaluations, read_events
+from training.run_folder import claim
 
 pytestmark = pytest.mark.ranks
 
@@ -36,20 +38,15 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-class Launched:
-    """``deepspeed pretrain.py`` on two processes, in a session of its own, which is ended whole."""
+BIN = Path(sys.executable).parent
 
-    def __init__(self, *arguments: object) -> None:
-        launcher = Path(sys.executable).with_name("deepspeed")
-        command = [
-            launcher,
-            "--num_accelerators",
-            "2",
-            "--master_port",
-            str(free_port()),
-            "pretrain.py",
-            *arguments,
-        ]
+
+class Launched:
+    """A launcher with two ranks of pretrain.py, in a session of its own, which is ended whole."""
+
+    def __init__(self, *arguments: object, launcher: Sequence[object] | None = None) -> None:
+        launcher = launcher or [BIN / "deepspeed", "--num_accelerators", "2", "--master_port", free_port()]
+        command = [*launcher, "pretrain.py", *arguments]
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdout=subprocess.PIPE,
@@ -114,11 +111,7 @@ def whole(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     run = folder / "small"
     first = Launched(*arguments)
     try:
-        deadline = time.monotonic() + 180
-        while len(lines(run / METRICS_FILE)) < 3:
-            assert first.process.poll() is None, first.process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: len(lines(run / METRICS_FILE)) >= 3, first)
     finally:
         first.kill()
     again = Launched(*arguments)
@@ -129,6 +122,15 @@ def whole(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     export = folder / "export"
     command("-m", "training.export", run, export)
     yield Whole(run, export, small_recipe, said)
+
+
+def wait_for(happened: Callable[[], bool], launched: Launched, timeout: float = 180) -> None:
+    """Wait while the launched run lives."""
+    deadline = time.monotonic() + timeout
+    while not happened():
+        assert launched.process.poll() is None, launched.process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def lines(path: Path) -> list[bytes]:
@@ -237,3 +239,48 @@ def test_an_export_is_replaced_by_the_next_and_the_run_stays_as_it_is(whole: Who
     assert json.loads((whole.export / "parity.json").read_text())["step"] == 4
     assert digests(whole.run) == before
     assert not list(whole.export.parent.glob("*.writing*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["torchrun", "python"])
+def test_other_launchers_train_the_same(small_recipe: Path, tmp_path: Path, way: str) -> None:
+    ranks = 2 if way == "torchrun" else 1
+    launcher: list[object] = [sys.executable]
+    if way == "torchrun":
+        launcher = [BIN / "torchrun", "--nproc_per_node", "2", "--master_port", free_port()]
+    (tmp_path / "ds.json").write_text(json.dumps(sharding(3)))
+    launched = Launched(
+        "--recipe", small_recipe, "--runs", tmp_path / "launched", "--deepspeed_config", tmp_path / "ds.json",
+        "--set", WITHOUT_EVALUATION, launcher=launcher,
+    )  # fmt: skip
+    try:
+        launched.finish()
+    finally:
+        launched.kill()
+    train(small_recipe, tmp_path / "forked", WITHOUT_EVALUATION, ranks=ranks, stage=3)
+    assert numbers(tmp_path / "launched" / "small") == numbers(tmp_path / "forked" / "small")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["the group", "launch.py"])
+def test_sigterm_to_the_launcher_saves_and_stops(small_recipe: Path, tmp_path: Path, to: str) -> None:
+    launched = Launched(
+        "--recipe", small_recipe, "--runs", tmp_path, "--set", WITHOUT_EVALUATION, "--set", "steps=2000",
+        "--set", "checkpoint.every=0", "--set", "workers=1", "--set", "log.every=1000",
+    )  # fmt: skip
+    run = tmp_path / "small"
+    try:
+        wait_for(lambda: len(lines(run / METRICS_FILE)) >= 5, launched)
+        if to == "the group":
+            os.killpg(launched.process.pid, signal.SIGTERM)
+        else:
+            found = Path(f"/proc/{launched.process.pid}/task/{launched.process.pid}/children").read_text()
+            os.kill(int(found.split()[0]), signal.SIGTERM)
+        launched.process.communicate(timeout=60)
+    finally:
+        launched.kill()
+    (stop,) = [event for event in read_events(run) if event["event"] == "stop"]
+    (saved,) = checkpoints_in(run / "checkpoints")
+    assert verify(saved)["step"] == stop["step"] == len(lines(run / METRICS_FILE))
+    with claim(run):
+        pass  # nobody holds it any more

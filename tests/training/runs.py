@@ -45,17 +45,21 @@ def train(
     *overrides: str,
     ranks: int = 1,
     stage: int = 1,
+    values: dict[str, Any] | None = None,
     probe: Callable[[], None] | None = None,
     timeout: float = 120,
 ) -> None:
-    """Run the recipe on forked ranks; ``probe`` is called in each of them first and may replace things there."""
+    """Run the recipe on forked ranks; ``probe`` is called in each of them first and may replace things there.
+
+    ``values`` is a DeepSpeed dict to use instead of that of ``stage``.
+    """
 
     def of_rank(group: object) -> None:
         launched()
         if probe is not None:
             probe()
         raw = read_recipe(recipe, overrides)
-        Trainer(parse_recipe(raw, Recipe), raw, sharding(stage), Path("ds.json"), runs).fit()
+        Trainer(parse_recipe(raw, Recipe), raw, values or sharding(stage), Path("ds.json"), runs).fit()
 
     run_on_ranks(of_rank, ranks, timeout=timeout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,20 @@ def test_a_parameter_that_is_not_trained_is_left_out() -> None:
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
 
 
+@pytest.fixture(autouse=True)
+def forget_apex() -> Iterator[None]:
+    """What a test imported under that name is not there for the next one."""
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
+        del sys.modules[name]
+
+
 def package(folder: Path, monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
     """A package called apex with these modules, found first."""
     (folder / "apex").mkdir()
     for name in ("__init__", *modules):
         (folder / "apex" / f"{name}.py").write_text("FusedAdam = FusedLayerNorm = object\n")
     monkeypatch.syspath_prepend(folder)
-    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def test_without_apex_auto_takes_torch_and_asking_for_apex_is_an_error() -> None:

@@ -108,6 +108,18 @@ def test_killed_between_steps_and_started_again_it_is_bitwise_the_same(
 
 
 @pytest.mark.ranks
+def test_dropout_is_a_function_of_the_step_too(small_recipe: Path, tmp_path: Path) -> None:
+    settings = (*RUN, "steps=4", "model.dropout=0.2", "batch.microbatch_tokens=4096")
+    train(small_recipe, tmp_path / "whole", *settings)
+    with pytest.raises(AssertionError, match="exit codes|failed"):
+        train(small_recipe, tmp_path / "killed", *settings, probe=after_step(3, die))
+    train(small_recipe, tmp_path / "killed", *settings)
+    check_same(tmp_path / "killed" / "small", tmp_path / "whole" / "small")
+    train(small_recipe, tmp_path / "without", *RUN, "steps=4", "batch.microbatch_tokens=4096")
+    assert numbers(tmp_path / "without" / "small") != numbers(tmp_path / "whole" / "small")
+
+
+@pytest.mark.ranks
 def test_killed_while_it_saves_it_goes_on_from_the_checkpoint_before(
     small_recipe: Path, whole: Whole, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ from training.config import Recipe
 from training.engine import Engine, join_world, whole_weights
 from training.optimizer import build_optimizer
 from training.schedule import learning_rate
-from training.sharding import resolve_sharding
+from training.sharding import read_sharding, resolve_sharding
 from training.step import run_microbatches, sum_tallies, weights_of
 
 STEPS = 5
@@ -89,6 +89,23 @@ def test_losses_norms_and_weights_are_those_of_one_process_without_deepspeed(
     small_recipe: Path, tmp_path: Path, reference: Reference, ranks: int, stage: int, tokens: int
 ) -> None:
     train(small_recipe, tmp_path, *BASE, f"batch.microbatch_tokens={tokens}", ranks=ranks, stage=stage)
+    check(tmp_path / "small", reference, losses=1e-6, norms=1e-6, weights=1e-4)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(
+    ("setting", "file"),
+    [
+        ("model.activation_checkpointing=true", "cpu.json"),
+        ("workers=0", "zero3_offload.json"),
+        ("workers=0", "zero1.json"),
+    ],
+)
+def test_so_it_is_with_layers_computed_twice_and_with_the_files_of_the_project(
+    small_recipe: Path, tmp_path: Path, reference: Reference, setting: str, file: str
+) -> None:
+    values = read_sharding(Path("ds_configs") / file)
+    train(small_recipe, tmp_path, *BASE, setting, ranks=1, values=values)
     check(tmp_path / "small", reference, losses=1e-6, norms=1e-6, weights=1e-4)
 
 
@@ -172,7 +189,8 @@ def test_a_task_that_is_absent_here_or_everywhere_leaves_no_trace_of_its_last_gr
 
     for found in run_on_ranks(of_rank, ranks):
         assert relative([loss for loss, _ in found], column(truth.steps, "loss")) <= 1e-6
-        assert relative([norm for _, norm in found], column(truth.steps, "grad_norm")) <= 1e-6
+        # Wider than elsewhere: with few pairs, nearly solved, float32 itself is off by 3e-6 for any cut.
+        assert relative([norm for _, norm in found], column(truth.steps, "grad_norm")) <= 1e-5
     weights = whole_weights(tmp_path / "saved", stage)
     for name, true in truth.weights.items():
         assert (weights[name].double() - true).abs().max().item() <= 1e-5, name
