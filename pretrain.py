@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="build everything, train nothing, print the sizes"
     )
+    parser.add_argument("--ranks", type=int, help="with --dry-run: plan for so many ranks")
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # launchers add it
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)  # habit of other programs
     arguments = parser.parse_args()
@@ -44,7 +45,8 @@ def main() -> int:
         if arguments.dry_run:
             from training.plan import print_plan
 
-            print_plan(recipe, raw, sharding, path, int(os.environ["WORLD_SIZE"]))
+            if os.environ["RANK"] == "0":
+                print_plan(recipe, raw, sharding, path, arguments.ranks or int(os.environ["WORLD_SIZE"]))
             return 0
         # Its errors at once, before torch is imported; the Trainer asks again when it knows the ranks.
         resolve_sharding(sharding, path, recipe, raw.path, int(os.environ["WORLD_SIZE"]))

@@ -27,7 +27,7 @@ class UserError(Exception):
 class Section(BaseModel):
     """Base of every part of a recipe: unknown keys are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=BaseModel)

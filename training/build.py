@@ -97,7 +97,8 @@ def encoder_config(recipe: Recipe, vocabulary_size: int) -> EncoderConfig:
             config = read_config(Path(shape.start_from))
         except ModelError as error:
             raise UserError(str(error)) from None
-        if config.vocabulary_size != vocabulary_size:
+        # More rows than ids is common: published models round their tables up.
+        if config.vocabulary_size < vocabulary_size:
             raise UserError(
                 f"model.start_from {shape.start_from} has {config.vocabulary_size} token vectors and the tokenizer"
                 f" of {recipe.store} has {vocabulary_size} ids. Set tokenizer.path to {shape.start_from} and prepare"
@@ -109,17 +110,7 @@ def encoder_config(recipe: Recipe, vocabulary_size: int) -> EncoderConfig:
                 f" {config.longest_document} tokens."
             )
         return config.model_copy(update={"dropout": shape.dropout, "initializer_std": shape.initializer_std})
-    assert shape.layers is not None and shape.width is not None and shape.heads is not None
-    return EncoderConfig(
-        vocabulary_size=vocabulary_size,
-        layers=shape.layers,
-        width=shape.width,
-        heads=shape.heads,
-        feed_forward=shape.feed_forward or 4 * shape.width,
-        positions=shape.positions,
-        dropout=shape.dropout,
-        initializer_std=shape.initializer_std,
-    )
+    return shape.encoder(vocabulary_size)
 
 
 def build_model(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from data.config import DataConfig, Name, Text
 from data.recipe import Section
 from data.sampling import SamplingConfig
 from data.tasks import TasksConfig
+from model.config import EncoderConfig
 
 
 class BatchConfig(Section):
@@ -43,9 +44,23 @@ class ModelConfig(Section):
     positions: int = Field(514, ge=4)
     dropout: float = Field(0.0, ge=0, lt=1)
     initializer_std: float = Field(0.02, gt=0)
-    temperature: float = Field(0.05, gt=0, le=1)
+    temperature: float = Field(0.05, ge=0.01, le=1)
     learn_temperature: bool = True
     activation_checkpointing: bool = False
+
+    def encoder(self, vocabulary_size: int) -> EncoderConfig:
+        """The shape that the recipe gives; not for start_from."""
+        assert self.layers is not None and self.width is not None and self.heads is not None
+        return EncoderConfig(
+            vocabulary_size=vocabulary_size,
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            feed_forward=self.feed_forward or 4 * self.width,
+            positions=self.positions,
+            dropout=self.dropout,
+            initializer_std=self.initializer_std,
+        )
 
     @model_validator(mode="after")
     def _shape_or_folder(self) -> ModelConfig:
@@ -56,14 +71,19 @@ class ModelConfig(Section):
         given = [name for name in [*shape, "feed_forward"] if getattr(self, name) is not None]
         if self.start_from is not None and given:
             raise ValueError(f"the folder of start_from decides the shape; leave out {', '.join(given)}")
+        if self.start_from is None:
+            try:
+                self.encoder(vocabulary_size=1_000_000)  # any size: the rest is what is looked at
+            except ValidationError as error:
+                raise ValueError("; ".join(fault["msg"] for fault in error.errors())) from None
         return self
 
 
 class OptimizerConfig(Section):
-    """AdamW, warm-up and decay. Reference values: METHODS of InfoXLM base (Chi et al., 2021)."""
+    """AdamW, warm-up and decay. The defaults are those of InfoXLM base (Chi et al., 2021)."""
 
     learning_rate: float = Field(2e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     epsilon: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     gradient_clipping: float = Field(1.0, ge=0)  # 0 switches it off

@@ -67,6 +67,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write all figures to this JSON file")
     arguments = parser.parse_args()
     try:
+        if arguments.out and not arguments.out.resolve().parent.is_dir():
+            raise UserError(f"--out {arguments.out}: there is no folder {arguments.out.resolve().parent}.")
         environment.prepare()
         model, recipe = model_of(arguments.source, arguments.recipe)
         data = open_data(recipe)

@@ -19,16 +19,18 @@ import torch
 
 from data.recipe import RawRecipe, UserError, parse_recipe, read_recipe
 from data.store import TokenStore
+from model.config import EncoderConfig
 from model.huggingface import ModelError, reopened_outputs, write_folder
 from model.pretraining import PretrainingModel
 from training import checkpoint, environment
-from training.build import encoder_config
 from training.config import Recipe
 from training.run_folder import RECIPE_FILE
 
 PARITY_FILE = "parity.json"
 TOLERANCE = 1e-4  # float32 against float32, vectors of unit length and logits of size about 10
 _SENTENCES = 64
+# Written out in a text they are plain text to us and special tokens to transformers; such texts prove nothing.
+_SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
 class SavedRun(NamedTuple):
@@ -56,7 +58,7 @@ def load_run(path: Path) -> SavedRun:
     from training.engine import whole_weights
 
     weights = whole_weights(found, manifest["zero_stage"])
-    config = encoder_config(recipe, len(weights["encoder.embedding.word.weight"]))
+    config = EncoderConfig(**state["encoder"])
     model = PretrainingModel(
         config, recipe.model.temperature, learn_temperature=recipe.model.learn_temperature
     )
@@ -75,7 +77,7 @@ def export(run: SavedRun, out: Path) -> dict[str, float]:
     foreign = not out.is_dir() or (any(out.iterdir()) and not (out / PARITY_FILE).exists())
     if out.exists() and foreign:
         raise UserError(f"{out} exists and is not an earlier export. Name another folder, or empty it.")
-    writing = out.with_name(out.name + ".writing")
+    writing = out.with_name(f".{out.name}.writing")
     shutil.rmtree(writing, ignore_errors=True)
     try:
         write_folder(
@@ -113,7 +115,11 @@ def parity(run: SavedRun, folder: Path) -> dict[str, float]:
 
     corpus = next(iter(run.store.corpora.values()))
     count = len(corpus.segment_language)
-    chosen = np.unique(np.linspace(0, count - 1, min(_SENTENCES, count)).astype(int)).tolist()
+    chosen = [
+        segment
+        for segment in np.unique(np.linspace(0, count - 1, min(_SENTENCES, count)).astype(int)).tolist()
+        if not any(special in corpus.text(segment) for special in _SPECIAL_TOKENS)
+    ]
     texts = [corpus.text(segment) for segment in chosen]
     tokenizer = Tokenizer.open(run.store.tokenizer_folder)
     material = Material(tokenizer, None, run.store.languages, run.recipe.maximum_tokens)

@@ -18,7 +18,7 @@ from data.tasks import Material
 from training import environment
 from training.build import DataParts, open_data
 from training.config import Recipe
-from training.metrics import Telemetry, read_evaluations, read_metrics
+from training.metrics import append_event, read_evaluations, read_metrics
 from training.run_folder import RECIPE_FILE
 from training.tables import print_figures, print_languages
 
@@ -110,10 +110,8 @@ def main() -> int:
     from training.floor_figures import floor_figures
 
     floors = floor_figures(data, recipe, seconds)
-    telemetry = Telemetry(arguments.run, step=int(steps[-1]["step"]), tensorboard=False)
     for name, scalars in floors.items():
-        telemetry.event("floor", name=name, scalars=scalars)
-    telemetry.close()
+        append_event(arguments.run, "floor", name=name, scalars=scalars)
     figures = {"before": before, "after": after, **floors}
     print()
     for name in recipe.evaluation.retrieval:

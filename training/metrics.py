@@ -81,8 +81,7 @@ class Telemetry:
     def event(self, name: str, /, **details: Any) -> None:
         """Record that something happened: ``save``, ``resume`` (with its step), ``skip``, ``signal`` ..."""
         if self._writes:
-            time = datetime.now(UTC).isoformat(timespec="milliseconds")
-            _append(self._events, {"time": time, "event": name, **details})
+            _append(self._events, _event(name, details))
 
     def say(self, message: str) -> None:
         """Print a message for the person who watches, without tearing the live line."""
@@ -113,6 +112,12 @@ class Telemetry:
             self._board.flush()
 
 
+def append_event(run_folder: Path | str, event: str, /, **details: Any) -> None:
+    """Add an event to a run that this process does not train; nothing else in its folder is touched."""
+    with (Path(run_folder) / EVENTS_FILE).open("a", encoding="utf-8") as file:
+        _append(file, _event(event, details))
+
+
 def read_metrics(run_folder: Path | str) -> list[dict[str, float]]:
     """The steps of a run in order: ``step`` as an integer, the rest as floats, nan and infinities too.
 
@@ -137,6 +142,10 @@ def read_evaluations(run_folder: Path | str) -> dict[int, dict[str, float]]:
         elif event["event"] == "resume":
             evaluations = {step: e for step, e in evaluations.items() if step <= event["step"]}
     return dict(sorted(evaluations.items()))
+
+
+def _event(name: str, details: Mapping[str, Any]) -> dict[str, Any]:
+    return {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **details}
 
 
 def _append(file: TextIO, line: Mapping[str, Any]) -> None:

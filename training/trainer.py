@@ -28,7 +28,7 @@ from training.build import build_model, maker_from, maker_of, open_data, planner
 from training.config import Recipe, changes, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
-from training.metrics import Telemetry
+from training.metrics import Telemetry, read_evaluations
 from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
 from training.schedule import learning_rate
@@ -56,6 +56,7 @@ class Trainer:
         found = self._checkpoint_to_resume(resolved)
         vocabulary = self.data.material.tokenizer.vocabulary_size
         model, fresh = build_model(recipe, vocabulary, layer_norm_class(recipe.optimizer, self.world.device))
+        self.encoder = model.config
         parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)
         self.engine = Engine(model, optimizer, resolved, self.world)
@@ -99,7 +100,10 @@ class Trainer:
             signal.signal(number, self._ask_to_stop)
         aligned = any(stream.task.loss == "alignment" for stream in self.data.streams)
         self._dry_batch(aligned)
-        if self.done == 0:
+        finished = self.done >= self.recipe.steps
+        if self.done == 0 or (
+            finished and self.done not in self._by_first(lambda: read_evaluations(self.folder))
+        ):
             self._evaluate()
         skipped = 0
         for step in range(self.done + 1, self.recipe.steps + 1):
@@ -133,12 +137,13 @@ class Trainer:
                         " optimizer.warmup_steps, and start again from an earlier checkpoint."
                     )
             last = step == self.recipe.steps
-            every = self.recipe.evaluation.every
-            if last or (every and step % every == 0):
-                self._evaluate()
+            # Saved first: an evaluation that fails or is killed costs no step.
             every = self.recipe.checkpoint.every
             if last or stop or save or (every and step % every == 0):
                 self._save(step)
+            every = self.recipe.evaluation.every
+            if last or (every and step % every == 0):
+                self._evaluate()
             if stop:
                 self._say_stopped(step)
                 break
@@ -204,6 +209,7 @@ class Trainer:
             "step": step,
             "store": self.data.store.fingerprint,
             "settings": settings_of_a_run(self.recipe),
+            "encoder": self.encoder.model_dump(),
             "planner": self.planner.state(),
             "progress": self.progress.state(),
         }
@@ -214,18 +220,23 @@ class Trainer:
         self.telemetry.event("save", step=step, path=path, seconds=round(time.perf_counter() - started, 2))
 
     def _dry_batch(self, aligned: bool) -> None:
-        """The forward of the first step's batches, which hold every task, before anything is spent on training."""
+        """The forward of all microbatches of the first step, before anything is spent on training.
+
+        Without gradients: under ZeRO-3 a gradient that is thrown away would be applied again later.
+        """
         rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
         plan = planner_of(self.recipe, self.data).plan()
-        first = self.world.rank * rows
-        batch = PackedBatch.from_arrays(self._maker()(plan.rows(first, first + rows)).arrays).to(
-            self.world.device
-        )
-        with torch.no_grad():
-            output = self.engine(batch)
-        finite = all(bool(torch.isfinite(part).all()) for part in output)
-        if not finite:
-            raise UserError("the first forward is not finite: check model.start_from, or the learning rate.")
+        maker = self._maker()
+        finite = torch.ones(1, device=self.world.device)
+        for number in range(self.engine.accumulation):
+            first = (self.world.rank + number * self.world.ranks) * rows
+            batch = PackedBatch.from_arrays(maker(plan.rows(first, first + rows)).arrays)
+            with torch.no_grad():
+                output = self.engine(batch.to(self.world.device))
+            finite *= float(all(bool(torch.isfinite(part).all()) for part in output))
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if not finite.item():
+            raise UserError("the first forward is not finite: check the weights of model.start_from.")
         absent = sorted({s.task.name for i, s in enumerate(self.data.streams)} -
                         {self.data.streams[i].task.name for i in np.unique(plan.records[:, 0])})  # fmt: skip
         if absent:
