@@ -81,11 +81,10 @@ class Evaluator:
     def embed(self, forward: Forward, corpus: Corpus) -> np.ndarray:
         """Sentence vectors (segments, E) float32 of a corpus, made by all ranks together."""
         order = np.argsort(corpus.segment_lengths, kind="stable")
-        groups = list(_fill(order, corpus.segment_lengths[order] + SPECIALS, self._tokens, self._material))
-        batches = [(group, self._sentences(corpus, group)) for group in groups]
+        groups = list(_fill(order, corpus.segment_lengths[order] + SPECIALS, self._tokens))
         found: list[tuple[np.ndarray, np.ndarray]] = []
-        for group, batch in _split(batches):
-            output = forward(batch, True)
+        for group in _split(groups):
+            output = forward(self._sentences(corpus, group), True)
             found.append((group, output.sentence_vectors.float().cpu().numpy()))
         whole = np.zeros((len(order), found[0][1].shape[1]), dtype=np.float32)
         for group, vectors in gather_object(found):
@@ -109,7 +108,7 @@ class Evaluator:
                 examples += self._masked_examples(row, record, names)
         batches = []
         sizes = np.array([example.tokens for example in examples], dtype=np.int64)
-        for group in _fill(np.arange(len(examples)), sizes, self._tokens, self._material):
+        for group in _fill(np.arange(len(examples)), sizes, self._tokens):
             arrays = pack([examples[i] for i in group], self._tokens, self._material.tokenizer.pad_id)
             batches.append(PackedBatch.from_arrays(arrays))
         return MaskedSet(batches, list(names))
@@ -231,9 +230,8 @@ def without_context(document: Document, specials: Iterable[int]) -> Document:
     )
 
 
-def _fill(items: np.ndarray, sizes: np.ndarray, tokens: int, material: Material) -> Iterator[np.ndarray]:
+def _fill(items: np.ndarray, sizes: np.ndarray, tokens: int) -> Iterator[np.ndarray]:
     """Consecutive ``items`` in groups of at most ``tokens`` tokens."""
-    sizes = np.minimum(sizes, max(material.maximum_tokens, int(sizes.max(initial=0))))
     first, filled = 0, 0
     for i, size in enumerate(sizes):
         if filled + size > tokens and i > first:

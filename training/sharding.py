@@ -104,8 +104,9 @@ def resolve_sharding(
         )
     if recipe.precision == "bf16" and not values.get("zero_optimization", {}).get("stage", 0):
         raise UserError(
-            f"{path}: zero_optimization.stage 0 with precision bf16 of {recipe_path}. DeepSpeed adds up gradients in"
-            " bfloat16 there. Take stage 1 (on one rank it holds the same), or precision: fp32."
+            f"{path}: zero_optimization.stage 0 with precision bf16 of {recipe_path}. DeepSpeed has another optimizer"
+            " for that, whose steps stray from those of the other stages. Take stage 1 (on one rank it holds the"
+            " same), or precision: fp32."
         )
     if (
         recipe.model.dropout

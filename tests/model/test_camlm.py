@@ -1,6 +1,6 @@
 """CAMLM: two [context | readers] documents against one dense four-group mask over the whole pair.
 
-METHODS: a masked token of one side sees the unmasked tokens of the other side and the masked ones of its own;
+A masked token of one side sees the unmasked tokens of the other side and the masked ones of its own;
 an unmasked token sees the unmasked ones of its own side. Nothing else, at any depth.
 """
 
