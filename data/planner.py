@@ -44,7 +44,9 @@ class PlannerState(NamedTuple):
 
     step: int
     cursors: np.ndarray  # (S,) int64, records taken so far, over all epochs
-    owed: np.ndarray  # (S,) int64, millionths of tokens due minus spent
+    owed: np.ndarray  # (S,) int64, millionths of tokens due minus charged
+    set_aside: np.ndarray  # (S,) int64, tokens planned in the steps whose realised tokens are counted
+    realised: np.ndarray  # (S,) int64, tokens that these steps really held
     in_flight: tuple[
         tuple[int, np.ndarray], ...
     ]  # steps whose realised tokens are not counted yet, as planned
@@ -55,6 +57,8 @@ class PlannerState(NamedTuple):
             "step": self.step,
             "cursors": self.cursors.tolist(),
             "owed": self.owed.tolist(),
+            "set_aside": self.set_aside.tolist(),
+            "spent": self.realised.tolist(),
             "in_flight": [[step, planned.tolist()] for step, planned in self.in_flight],
         }
 
@@ -62,12 +66,17 @@ class PlannerState(NamedTuple):
     def from_json(cls, values: Mapping[str, Any]) -> PlannerState:
         """The state that ``to_json`` wrote."""
         flight = tuple((int(step), np.array(planned, np.int64)) for step, planned in values["in_flight"])
-        cursors, owed = (np.array(values[name], np.int64) for name in ("cursors", "owed"))
-        return cls(int(values["step"]), cursors, owed, flight)
+        names = ("cursors", "owed", "set_aside", "spent")
+        return cls(int(values["step"]), *(np.array(values[name], np.int64) for name in names), flight)
 
 
 class Planner:
     """Plans steps in order, and corrects itself by the tokens that were really spent.
+
+    Over the run every stream gets its share of the tokens. A single step holds a task for certain only if the
+    task's due is more than a record; a smaller task comes when enough is owed to it. A stream is charged at least
+    half of what was set aside for it: one whose records mostly give no example gets less than its share, and
+    can not take the steps from the others.
 
     Args:
         streams: the S streams of the run.
@@ -99,7 +108,7 @@ class Planner:
         count = len(streams)
         tasks = list(dict.fromkeys(stream.task.name for stream in streams))
         self._of_task = [[i for i, s in enumerate(streams) if s.task.name == name] for name in tasks]
-        self._state = PlannerState(1, np.zeros(count, np.int64), np.zeros(count, np.int64), ())
+        self._state = PlannerState(1, *(np.zeros(count, np.int64) for _ in range(4)), ())
         self._before: dict[
             int, PlannerState
         ] = {}  # the states before the steps that are planned but not fed back
@@ -138,12 +147,15 @@ class Planner:
     def _settled(self, state: PlannerState) -> PlannerState:
         """The state with the steps that are LAG + 1 or more behind counted as realised, the others as planned."""
         due = [(step, planned) for step, planned in state.in_flight if step < state.step - LAG]
-        owed = state.owed.copy()
+        owed, set_aside, realised = state.owed, state.set_aside, state.realised
         for step, planned in due:
             if step not in self._realised:
                 raise RuntimeError(f"step {state.step} is planned before the tokens of step {step} are known")
-            owed += self._charge(self._realised[step]) - self._charge(planned)
-        return state._replace(owed=owed, in_flight=state.in_flight[len(due) :])
+            before = _charged(set_aside, realised)
+            set_aside, realised = set_aside + planned, realised + self._realised[step]
+            owed = owed + self._charge(_charged(set_aside, realised) - before) - self._charge(planned)
+        flight = state.in_flight[len(due) :]
+        return state._replace(owed=owed, set_aside=set_aside, realised=realised, in_flight=flight)
 
     def _charge(self, spent: np.ndarray) -> np.ndarray:
         """Owed after minus owed before a step that spent these tokens: its due of their sum, less its own."""
@@ -158,9 +170,11 @@ class Planner:
         planned = np.zeros(len(self.streams), np.int64)
         rows = _Rows(self.rows, self.row_tokens)
         chosen: list[tuple[int, int, int, int, int]] = []
-        # The task that is owed most goes first, so that every step holds every task, and in it the stream that is
-        # owed most. A stream whose next record fits into no row any more is done; what it is still owed stands in
-        # the state and brings it to the front of the next step.
+        # The task that is owed most goes first, so that one of many small streams gets its place in the step, and in
+        # it the stream that is owed most. A stream whose next record fits into no row any more is done; what it is
+        # still owed stands in the state and brings it to the front of the next step. Gaps that are left when all
+        # have their due are filled on credit, and the credit has a bound: short records fit into every gap.
+        credit = 2 * self.maximum_tokens
         queues = [[(-need[i], i) for i in members] for members in self._of_task]
         for queue in queues:
             heapq.heapify(queue)
@@ -168,6 +182,8 @@ class Planner:
         while any(queues) and rows.largest > 0:
             task = max((t for t, queue in enumerate(queues) if queue), key=owed.__getitem__)
             less, i = heapq.heappop(queues[task])
+            if less >= credit or self.shares[i] == 0:
+                continue
             record, epoch, room = self._record(i, int(cursors[i]))
             row = rows.take(room)
             if row is None:
@@ -183,6 +199,8 @@ class Planner:
             state.step + 1,
             cursors,
             state.owed + self._charge(planned),
+            state.set_aside,
+            state.realised,
             (*state.in_flight, (state.step, planned)),
         )
         return StepPlan(state.step, records, planned), after
@@ -200,6 +218,14 @@ class Planner:
             first = cursor
             self._ahead[number] = (first, known)
         return known[cursor - first]
+
+
+def _charged(set_aside: np.ndarray, realised: np.ndarray) -> np.ndarray:
+    """What streams (S,) are charged for all their tokens so far.
+
+    Of the sums, not step by step: a stream of few records gives nothing in one step and all in another.
+    """
+    return np.maximum(realised, set_aside // 2)
 
 
 class _Rows:

@@ -158,7 +158,7 @@ def test_planning_too_far_ahead_is_an_error():
         planner.plan()
 
 
-def test_every_step_holds_every_task_although_one_has_many_small_streams():
+def test_a_task_of_one_small_stream_gets_its_turn_beside_a_task_of_many():
     many = streams_of_lengths([[20] * 50] * 200, "mmlm")
     few = [
         Stream(
@@ -185,3 +185,58 @@ def test_the_seed_decides_the_order():
     first = planner_of(streams, shares).plan().records
     assert np.array_equal(first, planner_of(streams, shares).plan().records)
     assert not np.array_equal(first, planner_of(streams, shares, seed=6).plan().records)
+
+
+@pytest.mark.parametrize("poor", [0, 7])
+def test_a_stream_that_gives_nothing_does_not_take_the_steps_from_the_others(poor):
+    streams = streams_of_lengths([np.random.default_rng(i).integers(5, 60, 500) for i in range(30)])
+    shares = np.full(30, 1 / 30)
+    planner = planner_of(streams, shares)
+    spent, kept = np.zeros(30, np.int64), []
+    for step in range(1, 401):
+        tokens = planner.plan().planned.copy()
+        tokens[poor] = 0
+        planner.feedback(step, tokens)
+        spent += tokens
+        kept.append(tokens.sum() / 8192)
+    others = np.delete(spent, poor)
+    assert np.mean(kept[-100:]) > 0.9  # twice its share of 3.3 % is set aside in vain
+    assert np.abs(others / others.sum() - 1 / 29).max() < 0.001
+
+
+def test_shares_are_exact_for_streams_of_few_records_a_step_that_give_half_of_what_is_set_aside():
+    streams = streams_of_lengths([np.full(500, 60)] * 30)
+    shares = np.full(30, 1 / 30)
+    planner, random = planner_of(streams, shares, step_tokens=2048), np.random.default_rng(0)
+    spent = np.zeros(30, np.int64)
+    for step in range(1, 1001):
+        plan = planner.plan()
+        given = plan.records[(plan.records[:, 0] >= 10) | (random.random(len(plan.records)) < 0.7)]
+        tokens = np.bincount(given[:, 0], given[:, 3], minlength=30).astype(np.int64)
+        planner.feedback(step, tokens)
+        spent += tokens
+    assert np.abs(spent / spent.sum() - shares).max() < 0.001
+
+
+def test_a_stream_without_a_share_is_never_drawn():
+    streams, shares = skewed(6)
+    streams += streams_of_lengths([[1, 2, 3] * 50])
+    planner = planner_of(streams, np.append(shares, 0.0))
+    for step in range(1, 101):
+        plan = planner.plan()
+        planner.feedback(step, plan.planned)
+        assert len(plan.planned) == 7 and plan.planned[6] == 0 and plan.planned.sum() > 0.9 * 8192
+
+
+def test_short_records_do_not_fill_every_gap_beyond_their_share():
+    long = [np.random.default_rng(i).integers(20, 120, 500) for i in range(3)]
+    streams = streams_of_lengths([*long, np.random.default_rng(9).integers(1, 4, 5000)])
+    shares = np.array([0.333, 0.333, 0.333, 0.001])
+    planner = planner_of(streams, shares)
+    spent = np.zeros(4, np.int64)
+    for step in range(1, 201):
+        plan = planner.plan()
+        planner.feedback(step, plan.planned)
+        spent += plan.planned
+    assert np.abs(spent / spent.sum() - shares).max() < 0.001
+    assert spent.sum() > 0.96 * 200 * 8192
