@@ -66,8 +66,10 @@ class PlannerState(NamedTuple):
     def from_json(cls, values: Mapping[str, Any]) -> PlannerState:
         """The state that ``to_json`` wrote."""
         flight = tuple((int(step), np.array(planned, np.int64)) for step, planned in values["in_flight"])
-        names = ("cursors", "owed", "set_aside", "spent")
-        return cls(int(values["step"]), *(np.array(values[name], np.int64) for name in names), flight)
+        cursors, owed, set_aside, spent = (
+            np.array(values[name], np.int64) for name in ("cursors", "owed", "set_aside", "spent")
+        )
+        return cls(int(values["step"]), cursors, owed, set_aside, spent, flight)
 
 
 class Planner:
@@ -108,7 +110,8 @@ class Planner:
         count = len(streams)
         tasks = list(dict.fromkeys(stream.task.name for stream in streams))
         self._of_task = [[i for i, s in enumerate(streams) if s.task.name == name] for name in tasks]
-        self._state = PlannerState(1, *(np.zeros(count, np.int64) for _ in range(4)), ())
+        nothing = np.zeros(count, np.int64)
+        self._state = PlannerState(1, nothing, nothing, nothing, nothing, ())
         self._before: dict[
             int, PlannerState
         ] = {}  # the states before the steps that are planned but not fed back
