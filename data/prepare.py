@@ -210,6 +210,9 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
             "fingerprint": tokenizer.fingerprint,
         },
         "corpora": corpora,
+        "lexicons": [
+            sha256_of(Path(lexicon.path)) for lexicon in config.lexicons
+        ],  # mixed texts are made of them
     }
     rows = {name: file["sha256"] for name, file in files.items() if name.endswith(".arrow")}
     fingerprint = digest_of_values({"content": content, "files": rows})

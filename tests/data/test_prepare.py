@@ -86,6 +86,16 @@ def test_other_inputs_are_named_and_replace_a_store_only_when_asked(
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["store"]
 
 
+def test_a_changed_lexicon_alone_changes_the_fingerprint(configure: Configure, tmp_path: Path) -> None:
+    lexicon = tmp_path / "words.tsv"
+    found = []
+    for words in ("de\tone\teins\n", "de\tone\teine\n", "de\tone\teins\n"):
+        lexicon.write_text(words)
+        store = prepare(configure(lexicons=[{"path": str(lexicon)}]), workers=1, rebuild=True)
+        found.append(store.fingerprint)
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_damaged_store_is_refused_and_rebuilt_when_asked(configure: Configure) -> None:
     store = prepare(configure(), workers=1)
     before = files(store.folder)
