@@ -87,6 +87,8 @@ class Tokenizer:
         mask = ids.get(MASK)
         if mask is None:
             wrong.append(f"{MASK} is missing")
+        elif mask != self.vocabulary_size - 1:
+            wrong.append(f"{MASK} is {mask}, not the last id {self.vocabulary_size - 1}")
         if wrong or mask is None:
             raise UserError(
                 f"{self.folder}: the special ids are not laid out as in XLM-R ({'; '.join(wrong)}); use an "

@@ -195,6 +195,15 @@ def test_a_folder_that_is_no_tokenizer_is_refused_with_the_remedy(tmp_path: Path
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_tokenizer_with_ids_behind_the_mask_is_refused(tmp_path: Path, trained: Trained) -> None:
+    values = json.loads((trained.folder / "tokenizer.json").read_text())
+    mask = next(token for token in values["added_tokens"] if token["content"] == "<mask>")
+    values["added_tokens"].append({**mask, "id": mask["id"] + 1, "content": "<extra>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"<mask> is {mask['id']}, not the last id {mask['id'] + 1}"):
+        Tokenizer.open(tmp_path)
+
+
 def test_a_copied_tokenizer_is_the_same_and_opens_in_transformers(tmp_path: Path, trained: Trained) -> None:
     source = tmp_path / "source"
     shutil.copytree(trained.folder, source)
