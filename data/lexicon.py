@@ -14,6 +14,7 @@ from data.recipe import UserError
 
 PIVOT = "en"
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "km", "lo", "my"})
+
 _LONGEST_PHRASE = 5  # words; characters are counted by _LONGEST_RUN
 _LONGEST_RUN = 12
 
@@ -39,6 +40,7 @@ class Words(NamedTuple):
 
     units: int
     matches: list[Match]
+    unmatched: int  # words in no match; numbers are in every language, and count as none
 
 
 class Lexicon:
@@ -80,15 +82,17 @@ class Lexicon:
     def words(self, language: str, text: str) -> Words:
         """The words of ``text`` and the longest phrases of it that have translations, left to right."""
         units = list(_units(language, text))
-        spaced = language not in WITHOUT_SPACES
+        spaced = not written_without_spaces(language)
         matches: list[Match] = []
-        i = 0
+        i = unmatched = 0
         while i < len(units):
             match, used = self._longest(language, text, units, i, spaced)
             if match is not None:
                 matches.append(match)
+            elif any(character.isalpha() for character in text[slice(*units[i])]):
+                unmatched += 1
             i += used
-        return Words(len(units), matches)
+        return Words(len(units), matches, unmatched)
 
     def _longest(
         self, language: str, text: str, units: list[tuple[int, int]], first: int, spaced: bool
@@ -106,11 +110,17 @@ class Lexicon:
         return None, 1
 
 
+def written_without_spaces(language: str) -> bool:
+    """Whether words of ``language`` are not set off by spaces; its region and script (zh-Hant) do not matter."""
+    return language.replace("_", "-").partition("-")[0].lower() in WITHOUT_SPACES
+
+
 def _units(language: str, text: str) -> Iterator[tuple[int, int]]:
+    spaced = not written_without_spaces(language)
     for unit in _UNIT.finditer(text):
         if unit.lastgroup == "fixed":
             continue
-        if language in WITHOUT_SPACES and not unit.group().isascii():
+        if not spaced and not unit.group().isascii():
             yield from ((i, i + 1) for i in range(unit.start(), unit.end()))
         else:
             yield unit.span()

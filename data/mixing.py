@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.lexicon import WITHOUT_SPACES, Lexicon
+from data.lexicon import Lexicon, written_without_spaces
 
 
 class MixedText(NamedTuple):
@@ -51,26 +51,16 @@ def mix(
         target = list(by_language)[random.integers(len(by_language))]
         translation = by_language[target][random.integers(len(by_language[target]))]
         original = text[match.start : match.end]
-        gap = " " if language in WITHOUT_SPACES and target not in WITHOUT_SPACES else ""
+        gap = " " if written_without_spaces(language) and not written_without_spaces(target) else ""
         pieces += [text[end : match.start], gap, _in_the_case_of(original, translation), gap]
         languages.add(target)
         end = match.end
     pieces.append(text[end:])
-    whole_text_replaced = chosen.all() and _covers(words.matches, text)
-    if not whole_text_replaced:
+    if not chosen.all() or words.unmatched:  # something of the text is left, and not only placeholders
         languages.add(language)
     if len(languages) < 2:
         return None
     return MixedText("".join(pieces), int(chosen.sum()), len(chosen), words.units, len(languages))
-
-
-def _covers(matches: list, text: str) -> bool:
-    """Whether nothing but punctuation and space stands outside the matches."""
-    end, rest = 0, ""
-    for match in matches:
-        rest += text[end : match.start]
-        end = match.end
-    return not any(character.isalpha() for character in rest + text[end:])
 
 
 def _in_the_case_of(original: str, translation: str) -> str:

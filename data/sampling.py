@@ -52,7 +52,7 @@ class Stream:
 
     name: str  # task/language
     task: Task
-    language: str  # "de", or "de-en" for a pair
+    languages: tuple[str, ...]  # one, or the two of a pair
     corpora: np.ndarray  # (n,) number of the corpus of each record
     segments: tuple[np.ndarray, ...]  # one (n,) array for a text, two for a pair: segments in that corpus
     lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside
@@ -73,7 +73,7 @@ class Stream:
                     there = (corpora == corpus) & (segments >= 0)
                     of_segments[there] = self.rows.lengths[corpus][segments[there]]
                 lengths.append(of_segments)
-        return self.task.room(lengths, maximum_tokens)
+        return self.task.room(lengths, maximum_tokens, self.languages)
 
     def segments_of(self, record: int, epoch: int, seed: int) -> list[int]:
         """The segments of one record in an epoch, those drawn from its row included."""
@@ -120,9 +120,9 @@ def streams_of(
                 f"task {name} needs word translations: name a file under 'lexicons', or leave it out."
             )
         found = [
-            _stream(task, language, parts, list(store.corpora.values()), further)
-            for language, parts in sorted(pools[task.reads].items())
-            if not (task.needs_lexicon and lexicon is not None and language not in lexicon.languages)
+            _stream(task, of, parts, list(store.corpora.values()), further)
+            for of, parts in sorted(pools[task.reads].items())
+            if not (task.needs_lexicon and lexicon is not None and not lexicon.languages.issuperset(of))
         ]
         if not found:
             what = {"pairs": "parallel", "sentences": "monolingual", "texts": "training"}[task.reads]
@@ -162,20 +162,21 @@ def shares_of(streams: Sequence[Stream], tasks: TasksConfig, sampling: SamplingC
 
 
 Part = tuple[Corpus, tuple[np.ndarray, ...]]
+Pool = dict[tuple[str, ...], list[Part]]  # by language, or by the two of a pair
 
 
-def _by_language(corpora: Sequence[Corpus], languages: Sequence[str]) -> dict[str, list[Part]]:
-    pool: dict[str, list[Part]] = {}
+def _by_language(corpora: Sequence[Corpus], languages: Sequence[str]) -> Pool:
+    pool: Pool = {}
     for corpus in corpora:
         for number in np.unique(corpus.segment_language):
             segments = np.flatnonzero(corpus.segment_language == number)
-            pool.setdefault(languages[number], []).append((corpus, (segments,)))
+            pool.setdefault((languages[number],), []).append((corpus, (segments,)))
     return pool
 
 
-def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -> dict[str, list[Part]]:
+def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -> Pool:
     """Every pair of languages of every row, the languages in the order of their names."""
-    pool: dict[str, list[Part]] = {}
+    pool: Pool = {}
     for corpus in corpora:
         present = [int(number) for number in np.unique(corpus.segment_language)]
         segment_of = np.full((len(present), len(corpus.record_starts) - 1), -1, dtype=np.int64)
@@ -187,12 +188,12 @@ def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -
             both = (segment_of[one] >= 0) & (segment_of[other] >= 0)
             if both.any() and (wanted == "all" or wanted in pair):
                 parts = segment_of[one][both], segment_of[other][both]
-                pool.setdefault("-".join(pair), []).append((corpus, parts))
+                pool.setdefault(pair, []).append((corpus, parts))
     return pool
 
 
 def _stream(
-    task: Task, language: str, parts: Sequence[Part], corpora: Sequence[Corpus], further: int
+    task: Task, languages: tuple[str, ...], parts: Sequence[Part], corpora: Sequence[Corpus], further: int
 ) -> Stream:
     sides = range(len(parts[0][1]))
     numbers = {corpus.name: number for number, corpus in enumerate(corpora)}
@@ -208,9 +209,9 @@ def _stream(
             tuple(corpus.segment_lengths for corpus in corpora),
         )
     return Stream(
-        name=f"{task.name}/{language}",
+        name=f"{task.name}/{'-'.join(languages)}",
         task=task,
-        language=language,
+        languages=languages,
         corpora=np.concatenate([np.full(len(s[0]), numbers[c.name], dtype=np.int32) for c, s in parts]),
         segments=tuple(np.concatenate([segments[side] for _, segments in parts]) for side in sides),
         lengths=tuple(np.concatenate([c.segment_lengths[s[side]] for c, s in parts]) for side in sides),

@@ -32,7 +32,7 @@ from data.tokenizer import Tokenizer
 
 
 class Tally(IntEnum):
-    """Columns of a microbatch's tally (S, 8) int64: what each stream really gave."""
+    """Columns of a microbatch's tally (S, 9) int64: what each stream really gave."""
 
     TOKENS = 0
     PREDICTIONS = 1
@@ -42,13 +42,14 @@ class Tally(IntEnum):
     TRANSLATABLE = 5
     WORDS = 6
     LANGUAGES = 7  # sum over examples
+    CUT = 8  # mixed texts that lost their end for want of room
 
 
 class Microbatch(NamedTuple):
     """The arrays of a PackedBatch and what they hold."""
 
     arrays: dict[str, np.ndarray | int]
-    tally: np.ndarray  # (S, 8) int64
+    tally: np.ndarray  # (S, 9) int64
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class MicrobatchMaker:
                 for segment in stream.segments_of(record, epoch, self.seed)
             ]
             draw = Draw(self.seed, number, stream.name, record, epoch, room)
-            example, mixed = stream.task.make(segments, draw, self.material, configs[stream.task.name])
+            example, mixed, cut = stream.task.make(segments, draw, self.material, configs[stream.task.name])
             row = tally[number]
             if example is None:
                 row[Tally.REJECTED] += 1
@@ -110,7 +111,13 @@ class MicrobatchMaker:
             row[Tally.PREDICTIONS] += sum(len(document.predicted) for document in example.documents)
             row[Tally.PAIRS] += len(example.pairs)
             if mixed is not None:
-                row[Tally.REPLACED :] += (mixed.replaced, mixed.translatable, mixed.words, mixed.languages)
+                row[Tally.REPLACED :] += (
+                    mixed.replaced,
+                    mixed.translatable,
+                    mixed.words,
+                    mixed.languages,
+                    cut,
+                )
         return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad_id), tally)
 
 

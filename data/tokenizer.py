@@ -71,6 +71,11 @@ class Tokenizer:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(each.ids, dtype=np.int32) for each in encoded]
 
+    def covered(self, text: str, count: int) -> str:
+        """The beginning of ``text`` that its first ``count`` ids stand for; all of it if it has no more."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return text if len(offsets) <= count else text[: offsets[count - 1][1]]
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; special tokens are written out, a space before each."""
         return self._tokenizer.decode([int(each) for each in ids], skip_special_tokens=False).strip()

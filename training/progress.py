@@ -31,7 +31,7 @@ class Progress:
         }
         self._of_language: dict[tuple[str, str], list[int]] = {}
         for i, stream in enumerate(streams):
-            for language in stream.language.split("-"):
+            for language in stream.languages:
                 self._of_language.setdefault((stream.task.name, language), []).append(i)
         self._spent = np.zeros(len(streams), dtype=np.int64)
         self._recent: list[tuple[float, int]] = []  # seconds and tokens of the last steps
@@ -100,6 +100,7 @@ class Progress:
             "mixed/share_of_words": total[Tally.REPLACED] / total[Tally.WORDS],
             "mixed/languages": total[Tally.LANGUAGES] / max(1, examples),
             "mixed/rejected": float(total[Tally.REJECTED]),
+            "mixed/cut": float(total[Tally.CUT]),
         }
 
 

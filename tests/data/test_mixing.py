@@ -85,6 +85,21 @@ def test_a_text_that_would_end_in_one_language_is_rejected(lexicon):
     assert mixed(lexicon, "Cat!", "en") is None
 
 
+@pytest.mark.parametrize(
+    "text", ["Cat %s", "cat {name}!", "<b>Cat</b>", "Cat 12", "%(n)s cat https://cat.org"]
+)
+def test_placeholders_markup_and_numbers_are_no_second_language(lexicon, text):
+    assert mixed(lexicon, text, "en") is None
+    assert mixed(lexicon, text + " of", "en") is not None
+
+
+@pytest.mark.parametrize("language", ["zh-Hans", "zh_CN", "ZH"])
+def test_scripts_and_regions_do_not_hide_that_a_language_has_no_spaces(language):
+    lexicon = Lexicon([(language, "media player", "媒体播放器"), ("de", "media player", "Medienplayer")])
+    text = "在媒体播放器上播放"
+    assert "在 Medienplayer 上播放" in {mixed(lexicon, text, language, seed=i).text for i in range(20)}
+
+
 def test_placeholders_and_markup_are_left_alone(lexicon):
     result = mixed(lexicon, "%(cat)s {cat} <cat> https://cat.org the cat", "en")
     assert result is not None and result.replaced == 1

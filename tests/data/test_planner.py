@@ -19,7 +19,7 @@ def streams_of_lengths(lengths_by_stream, task="mmlm"):
         zeros = np.zeros(len(lengths), np.int32)
         name = f"{task}/l{number}"
         segments = (np.arange(len(lengths)),)
-        streams.append(Stream(name, TASKS[task], f"l{number}", zeros, segments, (lengths,)))
+        streams.append(Stream(name, TASKS[task], (f"l{number}",), zeros, segments, (lengths,)))
     return streams
 
 
@@ -164,7 +164,7 @@ def test_a_task_of_one_small_stream_gets_its_turn_beside_a_task_of_many():
         Stream(
             "tlm/a-b",
             TASKS["tlm"],
-            "a-b",
+            ("a", "b"),
             np.zeros(50, np.int32),
             (np.arange(50),) * 2,
             (np.full(50, 20),) * 2,

@@ -174,6 +174,57 @@ def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
     assert sides == {True, False}
 
 
+def test_of_a_text_that_was_cut_only_the_kept_part_is_mixed(world):
+    _, store, material = world
+    segment = pair(store)[1]
+    text = " ".join([segment.text, "café ①"] * 8)  # ids and characters do not go in step
+    maximum = len(segment.ids) + 2
+    (ids,) = material.tokenizer.encode([text])
+    kept = material.tokenizer.covered(text, len(segment.ids))
+    assert text.startswith(kept) and len(kept) <= len(segment.text) + 1
+    cut = segment._replace(ids=ids[: maximum - 2], text=text)  # as the store hands it over
+    for record in range(20):
+        small = material._replace(maximum_tokens=maximum)
+        made = make_mixed_alignment([cut], draw(record, room=1000), small, MixedAlignmentConfig())
+        assert made.mixed.words <= material.lexicon.words("en", segment.text).units
+        assert not made.cut and all(d.token_ids[-1] == 2 for d in made.example.documents)
+
+
+def test_covered_text_has_the_ids_that_were_kept(world):
+    _, store, material = world
+    corpus, whole = store.corpora["rows"], 0
+    for s in range(0, corpus.segments, 37):
+        text, ids = corpus.text(s), corpus.ids(s)
+        if len(ids) < 8 or len(ids) == 62:
+            continue
+        assert material.tokenizer.covered(text, len(ids)) == text
+        (again,) = material.tokenizer.encode([material.tokenizer.covered(text, 6)])
+        assert np.array_equal(again[:4], ids[:4])
+        whole += np.array_equal(again, ids[:6])
+    assert whole > 20
+
+
+def test_a_mixed_text_that_the_room_cuts_is_counted_and_left_out_when_nothing_translated_remains(world):
+    _, store, material = world
+    segment = pair(store)[1]
+    seen = set()
+    for record in range(40):
+        for room in range(len(segment.ids) + 5, 2 * len(segment.ids) + 20, 3):
+            made = make_mixed_alignment([segment], draw(record, room), material, MixedAlignmentConfig())
+            seen.add((made.example is None, made.cut))
+            if made.example is None:
+                continue
+            (mixed,) = [
+                d.token_ids[1:-1]
+                for d in made.example.documents
+                if d.token_ids.tolist() != [0, *segment.ids, 2]
+            ]
+            assert mixed.tolist() != segment.ids[: len(mixed)].tolist()
+            (whole,) = material.tokenizer.encode([made.mixed.text])
+            assert made.cut == (len(mixed) < len(whole))
+    assert seen == {(True, False), (False, True), (False, False)}
+
+
 def test_the_same_draw_makes_the_same_example_and_another_epoch_another(world):
     _, store, material = world
     segments = pair(store)
@@ -219,6 +270,7 @@ def test_streams_hold_every_record_of_the_training_corpora_and_none_that_is_held
     assert len(streams["tlm/de-en"]) == len(both)
     held_out = list(store.corpora).index("test")
     assert all(held_out not in s.corpora for s in streams.values())
+    assert streams["tlm/de-en"].languages == ("de", "en") and streams["mmlm/de"].languages == ("de",)
     texts = sum(len(s) for s in streams.values() if s.task.name == "mixed_alignment")
     assert texts == len(rows.segment_language) + len(sentences.segment_language)
 

@@ -18,16 +18,16 @@ from training.step import StepLosses
 
 
 class Stream(FakeStream):
-    def __init__(self, name: str, loss: str, language: str) -> None:
+    def __init__(self, name: str, loss: str, *languages: str) -> None:
         super().__init__(name, loss)
-        self.language = language
+        self.languages = languages
 
 
 STREAMS = [
     Stream("mmlm", "masked", "de"),
     Stream("mmlm", "masked", "fr"),
-    Stream("translation_alignment", "alignment", "de-en"),
-    Stream("translation_alignment", "alignment", "de-fr"),
+    Stream("translation_alignment", "alignment", "de", "en-GB"),
+    Stream("translation_alignment", "alignment", "de", "fr"),
     Stream("mixed_alignment", "alignment", "de"),
 ]
 SHARES = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
@@ -43,7 +43,8 @@ def progress(small_recipe: Path) -> Progress:
 def tally(tokens: list[int]) -> np.ndarray:
     found = np.zeros((5, len(Tally)), np.int64)
     found[:, Tally.TOKENS] = tokens
-    found[4] = [tokens[4], 0, 4, 1, 6, 10, 30, 9]  # pairs, rejected, replaced, translatable, words, languages
+    # tokens, predictions, pairs, rejected, replaced, translatable, words, languages, cut
+    found[4] = [tokens[4], 0, 4, 1, 6, 10, 30, 9, 2]
     return found
 
 
@@ -73,7 +74,7 @@ def test_losses_and_accuracies_are_means_over_terms(progress: Progress) -> None:
 def test_a_language_has_the_mean_over_all_pairs_that_it_stands_in(progress: Progress) -> None:
     found = scalars(progress)
     assert found["loss/mmlm/de"] == 2.5 and found["loss/mmlm/fr"] == 1.0
-    assert found["loss/translation_alignment/de"] == found["loss/translation_alignment/en"] == 2.0
+    assert found["loss/translation_alignment/de"] == found["loss/translation_alignment/en-GB"] == 2.0
     assert "loss/translation_alignment/fr" not in found and "loss/mixed_alignment/de" not in found
 
 
@@ -105,3 +106,4 @@ def test_how_mixed_the_mixed_texts_are(progress: Progress) -> None:
     found = scalars(progress)
     assert found["mixed/realised_rate"] == 0.6 and found["mixed/share_of_words"] == 0.2
     assert found["mixed/languages"] == 9 / 4 and found["mixed/rejected"] == 1
+    assert found["mixed/cut"] == 2
