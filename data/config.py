@@ -59,7 +59,7 @@ class CorpusConfig(_Alternatives):
 
     kind: Literal["parallel", "monolingual", "scored"]
     format: Literal["jsonl", "tsv", "text", "huggingface"]
-    path: Text | None = None  # a file, or the folder of a Hugging Face data set
+    path: Text | None = None  # a file; huggingface: or the folder of a data set, or of Parquet files
     paths: dict[Name, Text] | None = None  # text, parallel: language -> file, line by line translations
     translations: Text | None = None  # parallel: the field that holds {language: text}
     fields: dict[Name, Text] | None = None  # parallel: language -> field
@@ -159,7 +159,7 @@ class TrainTokenizerConfig(Section):
 
     vocabulary_size: int = Field(16384, ge=64, le=1_000_000)  # ids in all, the five special ones included
     temperature: float = Field(0.3, ge=0.0, le=1.0)  # languages are sampled by characters ** temperature
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, lt=2**63)
     maximum_sentences: int = Field(1_000_000, ge=1)  # sentences that sentencepiece sees, over all languages
     character_coverage: float = Field(0.9995, gt=0.9, le=1.0)
 

@@ -129,7 +129,7 @@ class Recipe(DataConfig):
     """What to train: model, corpora, tasks with budgets, optimizer, evaluation."""
 
     name: Name
-    seed: int = Field(1, ge=0)
+    seed: int = Field(1, ge=0, lt=2**63)
     steps: int = Field(ge=1)
     precision: Literal["bf16", "fp32"] = "bf16"
     workers: int = Field(1, ge=0)  # processes of each rank that make batches; 0: the rank itself

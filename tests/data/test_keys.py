@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from data.config import TrainTokenizerConfig
 from data.keys import generator, key, permuted
+from training.config import Recipe
 
 
 def test_a_key_depends_on_every_part_and_on_their_order():
@@ -44,3 +46,10 @@ def test_positions_far_out_cost_nothing():
     size = 10**12
     found = permuted(np.array([0, 1, size - 1]), size, 9)
     assert len(set(found.tolist())) == 3 and (found < size).all() and (found >= 0).all()
+
+
+@pytest.mark.parametrize("config", [Recipe, TrainTokenizerConfig])
+def test_every_seed_that_a_recipe_may_name_makes_a_key(config):
+    bounds = {type(bound).__name__: bound for bound in config.model_fields["seed"].metadata}
+    lowest, highest = bounds["Ge"].ge, bounds["Lt"].lt - 1
+    assert key(lowest, "order") != key(highest, "order")
