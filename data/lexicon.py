@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 import regex
 
+from data.lines import read_lines
 from data.recipe import UserError
 
 PIVOT = "en"
@@ -63,7 +63,7 @@ class Lexicon:
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Lexicon:
         """Read tab-separated files of language, English, translation (further columns are ignored)."""
-        return cls([entry for path in paths for entry in _read(path)])
+        return cls([entry for path in paths for entry in read_entries(path)])
 
     def translations(self, language: str, phrase: str) -> tuple[Translation, ...]:
         """All translations of ``phrase`` into other languages, without those that look the same."""
@@ -134,19 +134,17 @@ def _normal(phrase: str) -> str:
     return " ".join(phrase.casefold().split())
 
 
-def _read(path: Path) -> Iterator[tuple[str, str, str]]:
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except OSError as error:
-        raise UserError(
-            f"lexicon {path}: {error.strerror or error}. Check the path under 'lexicons'."
-        ) from None
-    for number, line in enumerate(data.split(b"\n"), start=1):
+def read_entries(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Language, English and translation of every line of a word list; UserError names file, line and remedy."""
+    if not path.is_file():
+        raise UserError(f"lexicon {path}: there is no such file. Check the path under 'lexicons'.")
+    for number, line in enumerate(read_lines(str(path)), start=1):
+        if line is None:
+            raise UserError(f"lexicon {path}, line {number}: too long to be an entry of a word list.")
         if not line:
             continue
         try:
-            columns = line.decode("utf-8").rstrip("\r").split("\t")
+            columns = line.decode("utf-8").split("\t")
         except UnicodeDecodeError:
             raise UserError(f"lexicon {path}, line {number}: not UTF-8. Convert the file to UTF-8.") from None
         if len(columns) < 3 or not all(column.strip() for column in columns[:3]):

@@ -14,7 +14,13 @@ Advance = Callable[[int], None]  # told the bytes read from disk, for a progress
 
 def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[bytes | None]:
     """Lines of a plain or gzipped file, without b"\\n" and one b"\\r" before; None is a giant line."""
-    with open(path, "rb") as raw:
+    try:
+        opened = open(path, "rb")
+    except OSError as error:
+        raise UserError(
+            f"{path}: can not be opened: {error.strerror or error}; check the path and who may read it"
+        ) from None
+    with opened as raw:
         zipped = raw.peek(2)[:2] == b"\x1f\x8b"
         file = gzip.GzipFile(fileobj=raw) if zipped else raw
         seen = number = 0

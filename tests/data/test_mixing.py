@@ -1,6 +1,7 @@
 """Invariants: at least two languages or nothing; translations come from every dictionary that holds the word;
 languages without spaces are searched by longest match; placeholders and case survive."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,20 @@ def test_the_demo_lexicon_mixes_most_demo_text():
     text = "The lock is no longer in Bluetooth range. Move the lock or adapter and try again."
     result = mixed(lexicon, text, "en", rate=0.7)
     assert result is not None and result.languages >= 3
+
+
+@pytest.mark.parametrize("kept", [1, 2, 30, -8, -1])
+def test_a_torn_lexicon_is_refused_with_its_name(tmp_path, kept):
+    path = tmp_path / "lexicon.tsv.gz"
+    path.write_bytes(gzip.compress("".join(f"de\tcat {i}\tKatze {i}\n" for i in range(1000)).encode())[:kept])
+    with pytest.raises(UserError, match=r"lexicon\.tsv\.gz"):
+        Lexicon.load([path])
+
+
+def test_a_lexicon_is_unpacked_by_its_content_not_by_its_name(tmp_path):
+    for name, pack in (("plain.gz", bytes), ("packed.tsv", gzip.compress)):
+        (tmp_path / name).write_bytes(pack(b"de\tcat\tKatze\r\n"))
+        assert Lexicon.load([tmp_path / name]).translations("en", "cat") == (("de", "Katze"),)
 
 
 def test_a_bad_lexicon_names_file_and_line(tmp_path):
