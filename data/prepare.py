@@ -21,10 +21,12 @@ from typing import Any
 
 from data.config import CorpusConfig, DataConfig
 from data.encode import EncoderPool, Task
+from data.lexicon import read_entries
 from data.progress import Progress
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.records import Record, segments
-from data.sources import Advance, Reject, check_corpus, files_of, read_corpus
+from data.source_checks import check_corpus
+from data.sources import Advance, Reject, files_of, read_corpus
 from data.store import MANIFEST, TokenStore, digest_of_values, read_manifest, sha256_of, write_manifest
 from data.store_writer import CorpusWriter
 from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
@@ -82,11 +84,11 @@ def prepare(
         store = TokenStore.open(place)
         say(f"{place}: already prepared ({store.fingerprint[:12]})")
         return store
+    for lexicon in config.lexicons:  # training reads them; a fault in one is said before the work
+        for _ in read_entries(Path(lexicon.path)):
+            pass
     started = time.monotonic()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    for left in sorted(place.parent.glob(f"{place.name}.partial-*")):
-        say(f"{left}: left over from an interrupted preparation; it can be removed")
-    partial = Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
+    partial = _folder_beside(place, say)
     try:
         _build(config, inputs, partial, workers, say)
         _move_into_place(partial, place)
@@ -271,6 +273,19 @@ def _already_prepared(place: Path, inputs: dict[str, Any], rebuild: bool) -> boo
         + "\nReplace it with: python -m data.prepare --recipe RECIPE --rebuild"
         + "\nor keep both, with another folder: --set store=FOLDER"
     )
+
+
+def _folder_beside(place: Path, say: Say) -> Path:
+    """A new folder to build in, on the same disk."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        for left in sorted(place.parent.glob(f"{place.name}.partial-*")):
+            say(f"{left}: left over from an interrupted preparation; it can be removed")
+        return Path(tempfile.mkdtemp(prefix=f"{place.name}.partial-", dir=place.parent))
+    except OSError as error:
+        raise UserError(
+            f"store: no folder can be made at {place}: {error}; name another one (--set store=FOLDER)"
+        ) from None
 
 
 def _move_into_place(partial: Path, place: Path) -> None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from data.config import CorpusConfig
-from data.lines import Advance, decoded_lines, read_lines
+from data.lines import Advance, decoded_lines
 from data.recipe import UserError
 from data.records import Record, ScoredTriplet, Sentence, TranslationPair
 
@@ -36,7 +35,8 @@ REASONS = {
     "fewer_than_two_languages": "a translation needs texts in two languages",
     "wrong_scores": "not one score for the positive and one for each negative",
 }
-HEAD = 1000  # rows looked at to tell a wrong recipe from a few bad rows
+# train-00000-of-00002.parquet, or train.parquet
+SHARD = re.compile(r"(?P<split>.+)-\d+-of-\d+|(?P<whole>train|validation|valid|dev|test)")
 LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -63,28 +63,12 @@ def read_corpus(
         yield from _read_text(config, judge, advance)
         return
     path = config.files()[0]
-    rows = {"jsonl": _json_rows, "tsv": _tsv_rows, "huggingface": _table_rows}[config.format](config, advance)
+    rows = {"jsonl": json_rows, "tsv": _tsv_rows, "huggingface": _table_rows}[config.format](config, advance)
     for line, row in rows:
         if isinstance(row, str):
             yield Reject(path, line, row)
         else:
             yield from judge.row(path, line, row)
-
-
-def check_corpus(config: CorpusConfig, key: str) -> None:
-    """Finds what would reject every record of a corpus; UserError names the file, the key and a remedy.
-
-    key: path of the corpus in the recipe ("corpora.news"), for the message.
-    """
-    named = config.paths or {"": config.path or ""}
-    for language, path in named.items():
-        _check_exists(path, f"{key}.paths.{language}" if language else f"{key}.path", config.format)
-    if config.format == "text":
-        _check_equal_lengths(config.files())
-    elif config.format == "tsv":
-        _check_columns(config, key)
-    else:
-        _check_fields(config, key)
 
 
 def files_of(path: str) -> list[Path]:
@@ -98,7 +82,8 @@ def files_of(path: str) -> list[Path]:
 Row = dict[str, Any] | str
 
 
-def _json_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[int, Row]]:
+def json_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[int, Row]]:
+    """(line, object) of a JSON Lines file, or the reason why the line is none."""
     for number, text, reason in decoded_lines(config.files()[0], advance):
         if reason or not text.strip():
             yield number, reason or "empty"
@@ -123,50 +108,98 @@ def _tsv_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[int, Row
 
 
 def _table_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[int, Row]]:
-    schema, batches, rows = _open_table(config)
+    _, batches, rows = open_table(config)
     size = sum(file.stat().st_size for file in files_of(config.files()[0]))
     number = 0
-    for batch in batches:
-        for row in batch.to_pylist():
+    while True:
+        try:
+            batch = next(batches, None)
+            found = [] if batch is None else batch.to_pylist()
+        except (OSError, pa.ArrowException, ValueError) as error:  # not a fault of the store that is written
+            reason = _first_line(error)
+            raise UserError(
+                f"{config.files()[0]}: damaged after row {number}: {reason}; fetch or write it again"
+            ) from None
+        if batch is None:
+            return
+        for row in found:
             number += 1
             yield number, row
-        advance(size * batch.num_rows // max(rows, 1))
+        advance(size * len(found) // max(rows, 1))
 
 
-def _open_table(config: CorpusConfig) -> tuple[pa.Schema, Iterator[Any], int]:
-    """(schema, batches, number of rows) of a Parquet file or of a folder written by save_to_disk."""
+def open_table(config: CorpusConfig) -> tuple[pa.Schema, Iterator[Any], int]:
+    """(schema, batches, number of rows) of a Parquet file, a folder of them, or a folder of save_to_disk.
+
+    UserError if it is none of these, or has several splits and the recipe names none of them.
+    """
     path = Path(config.files()[0])
+    shards = [path] if path.is_file() else sorted(path.glob("*.parquet"))
     try:
-        if path.is_file():
-            parquet = pyarrow.parquet.ParquetFile(path)
-            wanted = [name for name in parquet.schema_arrow.names if name in _fields(config)]
-            batches = parquet.iter_batches(batch_size=1024, columns=wanted)
-            return parquet.schema_arrow, batches, parquet.metadata.num_rows
+        if shards:
+            return _open_parquet(config, path, shards)
         import datasets  # here, because it takes a second and few corpora need it
 
         opened = datasets.load_from_disk(str(path))
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{path}: neither a Parquet file nor a folder of datasets.save_to_disk: {reason}"
+            f"{path}: neither Parquet (a file, or a folder of *.parquet) nor a folder of "
+            f"datasets.save_to_disk: {_first_line(error)}"
         ) from None
     if isinstance(opened, datasets.DatasetDict):
-        splits = list(opened)
-        if config.split is None and len(splits) == 1:
-            opened = opened[splits[0]]
-        elif config.split not in opened:
-            given = f"there is no split {config.split!r}" if config.split else "the key 'split' is needed"
-            raise UserError(
-                f"{path}: {given}; it has the splits {', '.join(splits)}{_near(config.split, splits)}"
-            )
-        else:
-            opened = opened[config.split]
+        opened = opened[_split(config, path, list(opened))]
     schema = opened.features.arrow_schema
-    opened = opened.select_columns([name for name in opened.column_names if name in _fields(config)])
+    opened = opened.select_columns([name for name in opened.column_names if name in fields_of(config)])
     return schema, opened.with_format("arrow").iter(batch_size=1024), len(opened)
 
 
-def _fields(config: CorpusConfig) -> dict[str, str]:
+def _open_parquet(
+    config: CorpusConfig, path: Path, shards: Sequence[Path]
+) -> tuple[pa.Schema, Iterator[Any], int]:
+    splits = sorted({_split_of(shard) for shard in shards} - {""})
+    if path.is_dir() and (config.split is not None or len(splits) > 1):
+        split = _split(config, path, splits)
+        shards = [shard for shard in shards if _split_of(shard) == split]
+    schema, rows = None, 0
+    for shard in shards:
+        with pyarrow.parquet.ParquetFile(shard) as parquet:
+            schema = schema or parquet.schema_arrow
+            missing = set(schema.names) & set(fields_of(config)) - set(parquet.schema_arrow.names)
+            rows += parquet.metadata.num_rows
+        if missing:
+            raise UserError(f"{shard}: has no field {', '.join(sorted(missing))}, unlike {shards[0]}")
+    return schema, _batches(config, shards), rows
+
+
+def _batches(config: CorpusConfig, shards: Sequence[Path]) -> Iterator[Any]:
+    for shard in shards:
+        with pyarrow.parquet.ParquetFile(shard) as parquet:
+            wanted = [name for name in parquet.schema_arrow.names if name in fields_of(config)]
+            yield from parquet.iter_batches(batch_size=1024, columns=wanted)
+
+
+def _split_of(shard: Path) -> str:
+    """The split in the name of a Parquet file, as the Hugging Face hub writes it; "" if it names none."""
+    found = SHARD.fullmatch(shard.stem)
+    return (found["split"] or found["whole"]) if found else ""
+
+
+def _split(config: CorpusConfig, path: Path, splits: Sequence[str]) -> str:
+    """The split to read of those in a folder; UserError if the recipe must name one and does not."""
+    if config.split is None and len(splits) == 1:
+        return splits[0]
+    if config.split is None or config.split not in splits:
+        given = f"there is no split {config.split!r}" if config.split else "the key 'split' is needed"
+        listed = f"it has the splits {', '.join(splits)}" if splits else "its files name no splits"
+        raise UserError(f"{path}: {given}; {listed}{near(config.split, splits)}")
+    return config.split
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def fields_of(config: CorpusConfig) -> dict[str, str]:
     """field of a row -> the key of the recipe that names it"""
     if config.fields is not None:
         return {field: f"fields.{language}" for language, field in config.fields.items()}
@@ -175,6 +208,12 @@ def _fields(config: CorpusConfig) -> dict[str, str]:
     if config.language is not None and config.language.field is not None:
         found[config.language.field] = "language.field"
     return found
+
+
+def near(word: str | None, candidates: Sequence[str]) -> str:
+    """The end of a message: which of the candidates was meant, if one is near."""
+    found = difflib.get_close_matches(word or "", candidates, n=1)
+    return f"; did you mean '{found[0]}'?" if found else ""
 
 
 # ---- records --------------------------------------------------------------------------------------------
@@ -301,62 +340,3 @@ def _read_text(config: CorpusConfig, judge: _Judge, advance: Advance) -> Iterato
             for (language, path), (_, text, reason) in zip(paths.items(), lines, strict=True)
         ]
         yield from judge.translations(lines[0][0], texts)
-
-
-# ---- checks before the work -----------------------------------------------------------------------------
-
-
-def _check_exists(path: str, key: str, form: str) -> None:
-    place = Path(path)
-    if place.is_file() or (place.is_dir() and form == "huggingface"):
-        return
-    if place.is_dir():
-        raise UserError(f"{key}: {path} is a folder; format {form} reads one file")
-    names = sorted(entry.name for entry in place.parent.iterdir()) if place.parent.is_dir() else []
-    near = difflib.get_close_matches(place.name, names, n=1)
-    remedy = f"did you mean {place.parent / near[0]}?" if near else f"paths start at {Path.cwd()}"
-    raise UserError(f"{key}: there is no file {path}; {remedy}")
-
-
-def _check_equal_lengths(files: tuple[str, ...]) -> None:
-    counts = [sum(1 for _ in read_lines(file)) for file in files]
-    if len(set(counts)) > 1:
-        listed = ", ".join(f"{file} has {count} lines" for file, count in zip(files, counts, strict=True))
-        raise UserError(f"parallel files must have the same number of lines: {listed}")
-
-
-def _check_columns(config: CorpusConfig, key: str) -> None:
-    path = config.files()[0]
-    widths = [len(line.split(b"\t")) for line in islice(read_lines(path), HEAD) if line and line.strip()]
-    wanted = len(config.columns or ())
-    if widths and wanted not in widths:
-        usual = max(set(widths), key=widths.count)
-        raise UserError(
-            f"{key}.columns: {wanted} columns are named ({', '.join(config.columns or ())}), the lines of "
-            f"{path} have {usual}; name every column, '_' for one to ignore"
-        )
-
-
-def _check_fields(config: CorpusConfig, key: str) -> None:
-    path = config.files()[0]
-    if config.format == "huggingface":
-        present = list(_open_table(config)[0].names)
-    else:
-        rows = (
-            row for _, row in islice(_json_rows(config, lambda count: None), HEAD) if isinstance(row, dict)
-        )
-        present = sorted({field for row in rows for field in row})
-    if not present:
-        return  # nothing to compare with: the rejects of the preparation will say why
-    wrong = [
-        f"{key}.{name}: {path} has no field {field!r}; it has {', '.join(present)}{_near(field, present)}"
-        for field, name in _fields(config).items()
-        if field not in present
-    ]
-    if wrong:
-        raise UserError("\n".join(wrong))
-
-
-def _near(word: str | None, candidates: list[str]) -> str:
-    near = difflib.get_close_matches(word or "", candidates, n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""

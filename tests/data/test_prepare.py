@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from data.config import DataConfig
@@ -205,6 +207,43 @@ def test_bad_input_is_one_message_and_exit_2_and_nothing_is_written(
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and "Traceback" not in error
     assert not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+
+
+def test_a_bad_lexicon_is_said_before_the_work(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "words.tsv").write_text("de\tone\n")
+    said: list[str] = []
+    with pytest.raises(UserError, match="words.tsv, line 1: expected language, English and translation"):
+        prepare(configure(lexicons=[{"path": str(tmp_path / "words.tsv")}]), workers=1, say=said.append)
+    assert not said and not [entry for entry in tmp_path.iterdir() if entry.is_dir()]
+
+
+@pytest.mark.parametrize("store", ["file/store", "file/deep/store", "/proc/no/store"])
+def test_a_place_where_no_folder_can_be_made_is_refused(
+    configure: Configure, tmp_path: Path, store: str
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(UserError, match="no folder can be made at .*--set store=FOLDER"):
+        prepare(configure(store=str(tmp_path / store)), workers=1)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_damaged_parquet_is_not_blamed_on_the_store(configure: Configure, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    texts = [f"sentence {i}" for i in range(4000)]
+    pyarrow.parquet.write_table(pa.table({"en": texts, "de": texts}), path, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    path.write_bytes(content)
+    rows = {
+        "kind": "parallel",
+        "format": "huggingface",
+        "path": str(path),
+        "fields": {"en": "en", "de": "de"},
+    }
+    with pytest.raises(UserError) as error:
+        prepare(configure(corpora={"rows": rows}), workers=1)
+    assert "rows.parquet: damaged after row" in str(error.value)
+    assert "could not be written" not in str(error.value)
 
 
 def test_neither_the_command_nor_its_workers_import_torch(configure: Configure, tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from data.config import CorpusConfig
 from data.recipe import UserError
 from data.records import Record, ScoredTriplet, Sentence, TranslationPair
-from data.sources import REASONS, Reject, check_corpus, read_corpus
+from data.source_checks import check_corpus
+from data.sources import REASONS, Reject, read_corpus
 
 SEPARATORS = "a\u2028b\u0085c\x0cd\x1ce\rf"  # str.splitlines cuts all of them
 
@@ -238,7 +241,7 @@ def test_hugging_face_data_sets_and_parquet(tmp_path: Path, form: str) -> None:
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    with pytest.raises(UserError, match="neither a Parquet file nor a folder of datasets.save_to_disk"):
+    with pytest.raises(UserError, match="neither Parquet .* nor a folder of datasets.save_to_disk"):
         check_corpus(rows_corpus(tmp_path / "set", format="huggingface"), "corpora.a")
 
 
@@ -280,3 +283,64 @@ def test_read_is_kept_plus_rejected_on_damaged_real_text(tmp_path: Path) -> None
     assert len(kept) + len(lost) == content.count(b"\n")
     assert Counter([line for line, _ in kept] + [reject.line for reject in lost]).most_common(1)[0][1] == 1
     assert kept and lost
+
+
+def write_shards(folder: Path, **texts: list[str]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, rows in texts.items():
+        table = pa.table({"en": rows, "de": [f"{text} auf Deutsch" for text in rows], "id": range(len(rows))})
+        pyarrow.parquet.write_table(table, folder / f"{name.replace('_', '-')}.parquet")
+
+
+def shards_corpus(folder: Path, **settings: Any) -> CorpusConfig:
+    fields = {"en": "en", "de": "de"}
+    return corpus(kind="parallel", format="huggingface", path=str(folder), fields=fields, **settings)
+
+
+def english(config: CorpusConfig) -> list[str]:
+    check_corpus(config, "corpora.a")
+    kept, rejects = read(config)
+    assert not rejects and [line for line, _ in kept] == list(range(1, len(kept) + 1))
+    return [record.texts[0][1] for _, record in kept if isinstance(record, TranslationPair)]
+
+
+def test_a_folder_of_parquet_shards_is_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write_shards(tmp_path, part_1=["c"], part_0=["a", "b"])
+    assert english(shards_corpus(tmp_path)) == ["a", "b", "c"]
+    with pytest.raises(UserError, match="no split 'train'; its files name no splits"):
+        check_corpus(shards_corpus(tmp_path, split="train"), "corpora.a")
+    pyarrow.parquet.write_table(pa.table({"en": ["d"]}), tmp_path / "part-2.parquet")
+    with pytest.raises(UserError, match="part-2.parquet: has no field de, unlike .*part-0.parquet"):
+        check_corpus(shards_corpus(tmp_path), "corpora.a")
+
+
+@pytest.mark.parametrize("test", ["test_00000_of_00001", "test"])
+def test_splits_of_parquet_shards_are_never_mixed(tmp_path: Path, test: str) -> None:
+    write_shards(tmp_path, train_00000_of_00002=["a"], train_00001_of_00002=["b"])
+    assert english(shards_corpus(tmp_path)) == ["a", "b"]
+    write_shards(tmp_path, **{test: ["z"]})
+    with pytest.raises(UserError, match="the key 'split' is needed; it has the splits test, train"):
+        check_corpus(shards_corpus(tmp_path), "corpora.a")
+    assert english(shards_corpus(tmp_path, split="train")) == ["a", "b"]
+    assert english(shards_corpus(tmp_path, split="test")) == ["z"]
+
+
+def test_a_damaged_page_of_a_parquet_file_is_named_after_the_rows_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [f"sentence {i}" for i in range(5000)]
+    table = pa.table({"en": texts, "de": texts})
+    pyarrow.parquet.write_table(table, path, row_group_size=1000, use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = b"\xff" * 4000
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match="a.parquet: damaged after row [1-9][0-9]*: .*; fetch or write it again"
+    ):
+        read(shards_corpus(path))
+
+
+def test_a_file_that_can_not_be_opened_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.txt", tmp_path):  # removed after the checks; a folder
+        with pytest.raises(UserError, match="can not be opened: .*check the path"):
+            read(text_corpus(path))
