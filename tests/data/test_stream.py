@@ -143,6 +143,19 @@ def test_steps_differ_and_hold_every_task(small_recipe: Path, whole: list[Counte
         assert tally[:, Tally.REPLACED].sum() > 0
 
 
+def test_mixed_texts_that_are_cut_are_counted(small_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def share_of_cut_texts() -> float:
+        steps = all_steps(streams_for(small_recipe, "tasks={mixed_alignment: {}}", tokens=4096))
+        total = sum(microbatch.tally for step in steps for microbatch in step).sum(axis=0)
+        return float(total[Tally.CUT] / total[Tally.PAIRS])
+
+    few = share_of_cut_texts()
+    for growth in ("_MIXED_GROWTH", "_MIXED_GROWTH_OF_PIVOT", "_MIXED_GROWTH_WITHOUT_SPACES"):
+        monkeypatch.setattr(f"data.tasks.{growth}", 1.0)
+    monkeypatch.setattr("data.tasks._MIXED_FURTHER", 0)
+    assert 0 < few < share_of_cut_texts() / 2
+
+
 def arrays_equal(one: Microbatch, other: Microbatch) -> bool:
     same = all(np.array_equal(one.arrays[name], other.arrays[name]) for name in one.arrays)
     return same and one.arrays.keys() == other.arrays.keys() and np.array_equal(one.tally, other.tally)
