@@ -16,7 +16,6 @@ import yaml
 import pretrain
 from data.prepare import main as prepare_main
 from data.recipe import parse_recipe, read_recipe
-from data.store import TokenStore
 from model.config import EncoderConfig
 from model.huggingface import write_folder
 from model.pretraining import PretrainingModel
@@ -260,16 +259,18 @@ def test_a_dry_run_before_the_store_is_prepared_says_how_and_makes_nothing(tmp_p
 
 
 @pytest.fixture(scope="module")
-def other_vocabulary(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder whose table has more rows than the small recipe's tokenizer has ids."""
-    folder = tmp_path_factory.mktemp("models") / "other"
-    config = EncoderConfig(vocabulary_size=2100, layers=1, width=32, heads=2, feed_forward=64, positions=66)
-    store = TokenStore.open(Path(parse_recipe(read_recipe(small_recipe), Recipe).store))
+def other_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder with a smaller vocabulary than the small recipe's."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "tokenizer").mkdir()
+    written(folder, "tokenizer/tokenizer.json", {"model": {"vocab": [["x", 0.0]] * 1500}})
+    written(folder, "tokenizer/tokenizer_config.json", {})
+    config = EncoderConfig(vocabulary_size=1500, layers=1, width=32, heads=2, feed_forward=64, positions=66)
     write_folder(
-        PretrainingModel(config).state_dict(), config, folder,
-        tokenizer_folder=store.tokenizer_folder, maximum_tokens=64,
+        PretrainingModel(config).state_dict(), config, folder / "other",
+        tokenizer_folder=folder / "tokenizer", maximum_tokens=64,
     )  # fmt: skip
-    return folder
+    return folder / "other"
 
 
 @pytest.mark.ranks
@@ -278,7 +279,7 @@ def test_a_model_to_start_from_with_another_vocabulary_or_none(
 ) -> None:
     done = pretrained(small_recipe, tmp_path / "runs", f"model={{start_from: {other_vocabulary}}}")
     assert (
-        "has 2100 token vectors" in done.error and "2000 ids" in done.error and "tokenizer.path" in done.error
+        "has 1500 token vectors" in done.error and "2000 ids" in done.error and "tokenizer.path" in done.error
     )
     done = pretrained(small_recipe, tmp_path / "runs", f"model={{start_from: {tmp_path / 'none'}}}")
     assert "config.json does not exist" in done.error
@@ -292,9 +293,6 @@ def test_evaluating_something_that_is_no_model(
     assert "there is no such folder" in done.error
     (done,) = call(evaluate_main, tmp_path, "--recipe", small_recipe)
     assert "neither a run folder with checkpoints nor a checkpoint" in done.error
-    tokenizer = json.loads((other_vocabulary / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"][10][1] -= 1
-    (other_vocabulary / "tokenizer.json").write_text(json.dumps(tokenizer))
     (done,) = call(evaluate_main, other_vocabulary, "--recipe", small_recipe)
     assert "has another tokenizer than the store" in done.error and "--recipe" in done.error
     (done,) = call(evaluate_main, other_vocabulary, "--recipe", "recipes/dmeo.yaml")

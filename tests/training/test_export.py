@@ -72,10 +72,10 @@ def test_an_export_that_differs_from_the_training_model_fails_and_leaves_the_ear
     (done,) = call(main, run, out, probe=spoilt(out))
     assert "the export differs from the training model" in done.error and "hidden" in done.error
     assert digests(out) == before
-    report = json.loads((tmp_path / "out.writing" / "parity.json").read_text())
+    report = json.loads((tmp_path / ".out.writing" / "parity.json").read_text())
     assert report["largest_difference"]["logits"] > report["tolerance"]
     (done,) = call(main, run, out)  # what was left is no obstacle
-    assert done.status == 0 and digests(out) == before and not (tmp_path / "out.writing").exists()
+    assert done.status == 0 and digests(out) == before and not (tmp_path / ".out.writing").exists()
 
 
 def test_a_folder_that_is_no_export_is_not_touched(run: Path, tmp_path: Path) -> None:

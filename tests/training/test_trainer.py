@@ -82,6 +82,13 @@ def test_what_a_run_writes_down(
     train(small_recipe, tmp_path, *settings, "evaluation.retrieval={test: {corpus: test}}", stage=3)
     assert "every step is done" in capfd.readouterr().out
     assert len(read_metrics(run)) == 4 and set(read_evaluations(run)) == {0, 2, 4}
+    # Killed in its last evaluation, after its last save: the same command makes up for it.
+    events = (run / "events.jsonl").read_text().splitlines(keepends=True)
+    last = max(n for n, line in enumerate(events) if '"evaluation"' in line)
+    (run / "events.jsonl").write_text("".join(events[:last]))
+    assert set(read_evaluations(run)) == {0, 2}
+    train(small_recipe, tmp_path, *settings, "evaluation.retrieval={test: {corpus: test}}", stage=3)
+    assert len(read_metrics(run)) == 4 and set(read_evaluations(run)) == {0, 2, 4}
 
 
 def test_more_steps_can_be_asked_for_of_a_run_that_is_done(small_recipe: Path, tmp_path: Path) -> None:
