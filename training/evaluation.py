@@ -62,21 +62,10 @@ class Evaluator:
             return {**self._retrieval(forward), **self._masked_scores(forward)}
 
     def _retrieval(self, forward: Forward) -> dict[str, float]:
-        scores: dict[str, float] = {}
-        vectors: dict[str, np.ndarray] = {}
-        for name, settings in self._config.retrieval.items():
-            for corpus_name in (settings.corpus, *settings.among):
-                if corpus_name not in vectors:
-                    vectors[corpus_name] = self.embed(forward, self._store.corpora[corpus_name])
-            found = bitext_retrieval(
-                language_rows(self._store, settings.corpus, vectors),
-                distractors=distractors(self._store, settings.among, vectors),
-                pivot=PIVOT,
-                other_pairs=self._config.other_pairs,
-                seed=self._config.seed,
-            )
-            scores |= found.scalars(name)
-        return scores
+        vectors = {
+            name: self.embed(forward, self._store.corpora[name]) for name in compared_corpora(self._config)
+        }
+        return retrieval_figures(self._store, self._config, vectors)
 
     def embed(self, forward: Forward, corpus: Corpus) -> np.ndarray:
         """Sentence vectors (segments, E) float32 of a corpus, made by all ranks together."""
@@ -187,6 +176,30 @@ def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBat
         documents.append(Document(whole, positions, 0, len(whole), _NOTHING, _NOTHING))
     examples = [Example(0, [document], pairs=[(0, 0)]) for document in documents]
     return PackedBatch.from_arrays(pack(examples, sum(e.tokens for e in examples), tokenizer.pad_id))
+
+
+def compared_corpora(config: EvaluationConfig) -> list[str]:
+    """The corpora that the retrieval sets need vectors of, each once, in the order of the recipe."""
+    return list(
+        dict.fromkeys(name for sets in config.retrieval.values() for name in (sets.corpus, *sets.among))
+    )
+
+
+def retrieval_figures(
+    store: TokenStore, config: EvaluationConfig, vectors: Mapping[str, Any]
+) -> dict[str, float]:
+    """All retrieval figures by name; ``vectors`` holds (segments, E) for each corpus, whoever made them."""
+    figures: dict[str, float] = {}
+    for name, sets in config.retrieval.items():
+        found = bitext_retrieval(
+            language_rows(store, sets.corpus, vectors),
+            distractors=distractors(store, sets.among, vectors),
+            pivot=PIVOT,
+            other_pairs=config.other_pairs,
+            seed=config.seed,
+        )
+        figures |= found.scalars(name)
+    return figures
 
 
 def language_rows(store: TokenStore, corpus_name: str, vectors: Mapping[str, Any]) -> dict[str, LanguageRows]:

@@ -13,7 +13,7 @@ from scipy.sparse import vstack
 from data.store import TokenStore
 from training.build import DataParts
 from training.config import Recipe
-from training.evaluation import PIVOT, distractors, language_rows
+from training.evaluation import compared_corpora, retrieval_figures
 from training.floors import (
     TokenMeanSettings,
     TrainingTexts,
@@ -22,7 +22,6 @@ from training.floors import (
     ngram_vectors,
     train_token_means,
 )
-from training.retrieval import bitext_retrieval
 
 _SECONDS_BETWEEN_LINES = 20
 
@@ -30,31 +29,16 @@ _SECONDS_BETWEEN_LINES = 20
 def floor_figures(data: DataParts, recipe: Recipe, seconds: float) -> dict[str, dict[str, float]]:
     """Floor -> figures. Token means are trained for ``seconds`` on all cores, on the pairs the encoder reads."""
     vectors = {"3-grams": _ngrams(data.store, recipe), "token means": _token_means(data, recipe, seconds)}
-    figures: dict[str, dict[str, float]] = {}
-    for floor, of_corpus in vectors.items():
-        figures[floor] = {}
-        for name, sets in recipe.evaluation.retrieval.items():
-            found = bitext_retrieval(
-                language_rows(data.store, sets.corpus, of_corpus),
-                distractors=distractors(data.store, sets.among, of_corpus),
-                pivot=PIVOT,
-                other_pairs=recipe.evaluation.other_pairs,
-                seed=recipe.evaluation.seed,
-            )
-            figures[floor] |= found.scalars(name)
-    return figures
-
-
-def _measured_corpora(recipe: Recipe) -> list[str]:
-    return sorted(
-        {name for sets in recipe.evaluation.retrieval.values() for name in (sets.corpus, *sets.among)}
-    )
+    return {
+        floor: retrieval_figures(data.store, recipe.evaluation, of_corpus)
+        for floor, of_corpus in vectors.items()
+    }
 
 
 def _ngrams(store: TokenStore, recipe: Recipe) -> dict[str, Any]:
     """Corpus -> sparse vectors of all its segments."""
     counts = {}
-    for name in _measured_corpora(recipe):
+    for name in compared_corpora(recipe.evaluation):
         corpus = store.corpora[name]
         counts[name] = ngram_counts([corpus.text(s) for s in range(len(corpus.segment_record))])
     frequency = inverse_document_frequency(vstack(list(counts.values())))
@@ -75,7 +59,7 @@ def _token_means(data: DataParts, recipe: Recipe, seconds: float) -> dict[str, A
     means = train_token_means(texts, settings, seconds=seconds, progress=_speaking(seconds))
     return {
         name: means.vectors([corpora[name].ids(s) for s in range(len(corpora[name].segment_record))])
-        for name in _measured_corpora(recipe)
+        for name in compared_corpora(recipe.evaluation)
     }
 
 
