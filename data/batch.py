@@ -1,7 +1,8 @@
 """PackedBatch: one microbatch as plain tensors, the contract between data and model.
 
 Letters used in shapes: T tokens of a microbatch (fixed by the recipe), N documents, M predicted positions,
-P pairs of documents that mean the same.
+P pairs of documents that mean the same, Q triplets of an anchor, its positive and K negatives, Et width of the
+teacher's vectors.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ class PackedBatch:
     pairs: Tensor  # (P, 2) int64, document numbers
     pair_groups: Tensor  # (P,) int64, pairs of one group are never each other's negatives
     pair_stream: Tensor  # (P,) int64
+    triplet_anchor: Tensor  # (Q,) int64, document numbers
+    triplet_positive: Tensor  # (Q,) int64
+    triplet_negatives: Tensor  # (Q, K) int64, -1 where a triplet has fewer
+    teacher_gaps: Tensor  # (Q, K) float32, the teacher's score of the positive minus that of each negative
+    triplet_stream: Tensor  # (Q,) int64
+    teacher_vectors: Tensor  # (sentence_documents, Et) float32 of unit length, zeros where there is none
     sentence_tokens: int
     sentence_documents: int
 

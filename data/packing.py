@@ -24,16 +24,28 @@ class Document:
     context_length: int
     predicted: np.ndarray  # (m,) positions in the document
     targets: np.ndarray  # (m,)
+    teacher: np.ndarray | None = None  # (Et,) the teacher's unit vector of the text, where there is one
+
+
+@dataclass(frozen=True, slots=True)
+class Triplet:
+    """An anchor, its positive and its negatives, by their numbers in an example, with the teacher's gaps."""
+
+    anchor: int
+    positive: int
+    negatives: Sequence[int]
+    teacher_gaps: Sequence[float]  # score of the positive minus that of each negative
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What one record becomes for one task: documents, and which of them mean the same."""
+    """What one record becomes for one task: documents, and which of them are compared with which."""
 
     stream: int
     documents: Sequence[Document]
     pairs: Sequence[tuple[int, int]] = ()  # numbers of documents in this example
     group: int = 0
+    triplets: Sequence[Triplet] = ()
 
     @property
     def tokens(self) -> int:
@@ -41,8 +53,12 @@ class Example:
         return sum(len(document.token_ids) for document in self.documents)
 
 
-def pack(examples: Sequence[Example], tokens: int, pad_id: int) -> dict[str, np.ndarray | int]:
+def pack(
+    examples: Sequence[Example], tokens: int, pad_id: int, *, teacher_width: int = 0
+) -> dict[str, np.ndarray | int]:
     """Lay ``examples`` end to end in a stream of ``tokens`` tokens; the names are those of PackedBatch.
+
+    ``teacher_width`` is the width of the teacher's vectors, 0 where the recipe asks for none.
 
     Raises:
         ValueError: the examples hold more than ``tokens`` tokens, which the planner never plans.
@@ -51,12 +67,13 @@ def pack(examples: Sequence[Example], tokens: int, pad_id: int) -> dict[str, np.
     used = sum(example.tokens for example in examples)
     if used > tokens:
         raise ValueError(f"{used} tokens do not fit into a microbatch of {tokens}")
-    compared = [example for example in examples if example.pairs]
-    others = [example for example in examples if not example.pairs]
+    compared = [example for example in examples if example.pairs or example.triplets]
+    others = [example for example in examples if not (example.pairs or example.triplets)]
     documents: list[Document] = []
     pairs: list[tuple[int, int]] = []
     groups: list[int] = []
     pair_stream: list[int] = []
+    triplets: list[tuple[int, int, Triplet]] = []  # stream, first document of the example
     document_stream: list[int] = []
     for example in [*compared, *others]:
         first = len(documents)
@@ -66,6 +83,7 @@ def pack(examples: Sequence[Example], tokens: int, pad_id: int) -> dict[str, np.
             pairs.append((first + one, first + other))
             groups.append(example.group)
             pair_stream.append(example.stream)
+        triplets.extend((example.stream, first, triplet) for triplet in example.triplets)
     sentence_documents = sum(len(example.documents) for example in compared)
 
     lengths = np.array([len(document.token_ids) for document in documents], dtype=np.int64)
@@ -96,9 +114,37 @@ def pack(examples: Sequence[Example], tokens: int, pad_id: int) -> dict[str, np.
         "pairs": np.array(pairs, dtype=np.int64).reshape(-1, 2),
         "pair_groups": np.array(groups, dtype=np.uint64).view(np.int64),
         "pair_stream": np.array(pair_stream, dtype=np.int64),
+        **_triplet_columns(triplets),
+        "teacher_vectors": _teacher_vectors(documents[:sentence_documents], teacher_width),
         "sentence_tokens": int(starts[sentence_documents]) if sentence_documents else 0,
         "sentence_documents": sentence_documents,
     }
+
+
+def _triplet_columns(triplets: Sequence[tuple[int, int, Triplet]]) -> dict[str, np.ndarray]:
+    """Columns of Q triplets; the negatives are padded with -1 to the K of the one that has most."""
+    most = max((len(triplet.negatives) for _, _, triplet in triplets), default=0)
+    negatives = np.full((len(triplets), most), -1, dtype=np.int64)
+    gaps = np.zeros((len(triplets), most), dtype=np.float32)
+    for row, (_, first, triplet) in enumerate(triplets):
+        negatives[row, : len(triplet.negatives)] = np.asarray(triplet.negatives) + first
+        gaps[row, : len(triplet.negatives)] = triplet.teacher_gaps
+    return {
+        "triplet_anchor": np.array([first + t.anchor for _, first, t in triplets], dtype=np.int64),
+        "triplet_positive": np.array([first + t.positive for _, first, t in triplets], dtype=np.int64),
+        "triplet_negatives": negatives,
+        "teacher_gaps": gaps,
+        "triplet_stream": np.array([stream for stream, _, _ in triplets], dtype=np.int64),
+    }
+
+
+def _teacher_vectors(documents: Sequence[Document], width: int) -> np.ndarray:
+    """(documents, width) float32; zeros where the teacher has not seen the text."""
+    vectors = np.zeros((len(documents), width), dtype=np.float32)
+    for row, document in enumerate(documents):
+        if width and document.teacher is not None:
+            vectors[row] = document.teacher
+    return vectors
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,9 +1,11 @@
 """Invariants: every document keeps its tokens, compared documents stand first, the tail is one document of padding."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from data.packing import Document, Example, pack
+from data.packing import Document, Example, Triplet, pack
 
 
 def document(ids, context=None, predicted=(), language=3):
@@ -52,3 +54,29 @@ def test_no_examples_make_a_stream_of_padding():
 def test_too_many_tokens_are_refused():
     with pytest.raises(ValueError, match="3 tokens do not fit into a microbatch of 2"):
         pack([Example(0, [document([5, 6, 7])])], 2, 1)
+
+
+def test_triplets_name_documents_of_the_stream_and_stand_among_the_compared():
+    plain = Example(0, [document([10, 11])])
+    three = Example(1, [document([i]) for i in (20, 21, 22)], triplets=[Triplet(1, 0, [2], [0.5])])
+    four = Example(
+        2, [document([i]) for i in (30, 31, 32, 33)], triplets=[Triplet(0, 1, [3, 2], [0.25, -1.0])]
+    )
+    packed = pack([plain, three, four], 10, 1)
+    assert packed["token_ids"].tolist() == [20, 21, 22, 30, 31, 32, 33, 10, 11, 1]
+    assert (packed["sentence_tokens"], packed["sentence_documents"]) == (7, 7)
+    assert packed["triplet_anchor"].tolist() == [1, 3]
+    assert packed["triplet_positive"].tolist() == [0, 4]
+    assert packed["triplet_negatives"].tolist() == [[2, -1], [6, 5]]
+    assert packed["teacher_gaps"].tolist() == [[0.5, 0.0], [0.25, -1.0]]
+    assert packed["triplet_stream"].tolist() == [1, 2]
+
+
+def test_teacher_vectors_stand_beside_the_compared_documents_only():
+    taught = replace(document([20]), teacher=np.array([0.6, 0.8], dtype=np.float16))
+    examples = [Example(0, [taught]), Example(1, [document([30]), taught], pairs=[(0, 1)])]
+    packed = pack(examples, 3, 1, teacher_width=2)
+    assert packed["teacher_vectors"].dtype == np.float32
+    assert packed["teacher_vectors"] == pytest.approx(np.array([[0, 0], [0.6, 0.8]]), abs=1e-3)
+    assert pack(examples, 3, 1)["teacher_vectors"].shape == (2, 0)
+    assert pack([], 3, 1, teacher_width=2)["teacher_vectors"].shape == (0, 2)

@@ -35,6 +35,12 @@ def batch_of(
         pairs=torch.empty(0, 2, dtype=torch.int64) if pairs is None else pairs,
         pair_groups=empty if pair_groups is None else pair_groups,
         pair_stream=empty if pair_stream is None else pair_stream,
+        triplet_anchor=empty,
+        triplet_positive=empty,
+        triplet_negatives=torch.empty(0, 0, dtype=torch.int64),
+        teacher_gaps=torch.empty(0, 0),
+        triplet_stream=empty,
+        teacher_vectors=torch.empty(documents, 0),
         sentence_tokens=documents,
         sentence_documents=documents,
     )
