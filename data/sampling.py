@@ -14,7 +14,8 @@ from data.keys import hashed, key
 from data.lexicon import Lexicon
 from data.recipe import Section, UserError
 from data.store import Corpus, TokenStore
-from data.tasks import TASKS, Task, TasksConfig, TranslationAlignmentConfig
+from data.task import Task
+from data.tasks import TASKS, TasksConfig, TranslationAlignmentConfig
 
 
 class BudgetsConfig(Section):

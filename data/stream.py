@@ -27,12 +27,13 @@ from data.packing import Example, pack
 from data.planner import LAG, Planner
 from data.sampling import SamplingConfig, Stream, streams_of
 from data.store import TokenStore
-from data.tasks import Draw, Material, TasksConfig, TextSegment
+from data.task import Draw, Material, TextSegment
+from data.tasks import TasksConfig
 from data.tokenizer import Tokenizer
 
 
 class Tally(IntEnum):
-    """Columns of a microbatch's tally (S, 9) int64: what each stream really gave."""
+    """Columns of a microbatch's tally (S, columns) int64: what each stream really gave."""
 
     TOKENS = 0
     PREDICTIONS = 1
@@ -49,7 +50,7 @@ class Microbatch(NamedTuple):
     """The arrays of a PackedBatch and what they hold."""
 
     arrays: dict[str, np.ndarray | int]
-    tally: np.ndarray  # (S, 9) int64
+    tally: np.ndarray  # (S, columns) int64
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,11 @@ class MicrobatchMaker:
             row[Tally.PREDICTIONS] += sum(len(document.predicted) for document in example.documents)
             row[Tally.PAIRS] += len(example.pairs)
             if mixed is not None:
-                row[Tally.REPLACED :] += (
-                    mixed.replaced,
-                    mixed.translatable,
-                    mixed.words,
-                    mixed.languages,
-                    cut,
-                )
+                row[Tally.REPLACED] += mixed.replaced
+                row[Tally.TRANSLATABLE] += mixed.translatable
+                row[Tally.WORDS] += mixed.words
+                row[Tally.LANGUAGES] += mixed.languages
+                row[Tally.CUT] += cut
         return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad_id), tally)
 
 

@@ -1,42 +1,34 @@
 """The table of tasks: which records a task reads, how much room they need, and what documents they become.
 
-A new task is a new row of TASKS, a settings class beside it and the function that makes its documents.
+A new task is a new row of TASKS, a settings class beside it and the function that makes its documents. What a row
+is stands in data/task.py; a task that is more than a function has a file of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from data.keys import generator
-from data.lexicon import PIVOT, Lexicon, written_without_spaces
 from data.masking import choose, corrupt
-from data.mixing import MixedText, mix
+from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment, room_of_text_and_mixed
 from data.packing import FIRST_POSITION, Document, Example
 from data.recipe import Section
-from data.tokenizer import Tokenizer
-
-SPECIALS = 2  # <s> and </s> of a text
-
-# Room for a mixed text, times the tokens of its original: translations are cut into more pieces than the words
-# that they replace. Measured on the demo, so that about 3 texts in 100 are cut in every language: most where a
-# word is one character or two, and in the language that has the longest dictionaries.
-_MIXED_GROWTH = 1.25
-_MIXED_GROWTH_OF_PIVOT = 1.4
-_MIXED_GROWTH_WITHOUT_SPACES = 2.0
-_MIXED_FURTHER = 5  # tokens; one word more or less tells in a short text
-
-
-class TaskConfig(Section):
-    """What every task has: its part of its side's tokens, and the factor of its loss."""
-
-    weight: float = Field(1.0, gt=0)
-    loss_weight: float = Field(1.0, ge=0)
+from data.task import (
+    SPECIALS,
+    Draw,
+    Made,
+    Material,
+    Task,
+    TaskConfig,
+    TextSegment,
+    context_document,
+    room_of_text,
+    wrapped,
+)
 
 
 class MaskedConfig(TaskConfig):
@@ -60,12 +52,6 @@ class TranslationAlignmentConfig(TaskConfig):
     texts: int = Field(2, ge=2, le=16)
 
 
-class MixedAlignmentConfig(TaskConfig):
-    """Mixed-language alignment: the part of the translatable phrases that are translated."""
-
-    replacement_rate: float = Field(0.7, gt=0, le=1)
-
-
 class TasksConfig(Section):
     """The tasks of a recipe; one that is left out is off."""
 
@@ -80,68 +66,6 @@ class TasksConfig(Section):
         return {name: getattr(self, name) for name in TASKS if getattr(self, name) is not None}
 
 
-class TextSegment(NamedTuple):
-    """One text of a record as the store holds it."""
-
-    language: int  # number of the language
-    ids: np.ndarray  # (n,) int32, without special tokens
-    text: str
-    group: int  # equal for the same sentence and for translations of one sentence
-
-
-class Material(NamedTuple):
-    """What a task's function may draw on."""
-
-    tokenizer: Tokenizer
-    lexicon: Lexicon | None
-    languages: tuple[str, ...]
-    maximum_tokens: int
-
-
-class Draw(NamedTuple):
-    """One record at one time: what keys its randomness, and the tokens that the planner set aside for it."""
-
-    seed: int
-    stream: int
-    stream_name: str
-    record: int
-    epoch: int
-    room: int
-
-    def random(self, site: str) -> np.random.Generator:
-        """The random numbers of this record and epoch for one use."""
-        return generator(self.seed, self.stream_name, self.record, self.epoch, site)
-
-
-class Made(NamedTuple):
-    """An example, or None where the record gives none; and how its text was mixed, where it was."""
-
-    example: Example | None
-    mixed: MixedText | None = None
-    cut: bool = False  # the mixed text lost its end for want of room
-
-
-Room = Callable[[Sequence[np.ndarray], int, Sequence[str]], np.ndarray]
-Make = Callable[[Sequence[TextSegment], Draw, Material, "TaskConfig"], Made]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A row of the table."""
-
-    name: str
-    side: Literal["monolingual", "bilingual"]  # whose budget it spends
-    reads: Literal["sentences", "texts", "pairs"]  # monolingual corpora; every text; pairs of translations
-    loss: Literal["masked", "alignment"]
-    room: Room  # lengths of the segments [(n,), ...], longest document, languages -> tokens to set aside (n,)
-    make: Make
-    needs_lexicon: bool = False
-
-
-def _room_of_text(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
-    return np.minimum(lengths[0] + SPECIALS, maximum)
-
-
 def _room_of_pair(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
     return np.minimum(lengths[0] + lengths[1] + 2 * SPECIALS, maximum)
 
@@ -150,17 +74,6 @@ def _room_of_texts(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]
     """Of each text by itself; a length below zero says that the row has no such text."""
     rooms = [np.where(length >= 0, np.minimum(length + SPECIALS, maximum), 0) for length in lengths]
     return np.sum(rooms, axis=0)
-
-
-def _room_of_text_and_mixed(
-    lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str]
-) -> np.ndarray:
-    (language,) = languages
-    growth = _MIXED_GROWTH_OF_PIVOT if language == PIVOT else _MIXED_GROWTH
-    if written_without_spaces(language):
-        growth = _MIXED_GROWTH_WITHOUT_SPACES
-    mixed = (lengths[0] * growth).astype(np.int64) + _MIXED_FURTHER + SPECIALS
-    return _room_of_text(lengths, maximum, languages) + np.minimum(mixed, maximum)
 
 
 def make_mmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
@@ -173,8 +86,8 @@ def make_mmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, c
         material.tokenizer.mask_id,
         draw.random("mask"),
     )
-    ids = _wrapped(masked.shown, material.tokenizer)
-    document = _context(ids, segment.language, masked.predicted + 1, masked.targets)
+    ids = wrapped(masked.shown, material.tokenizer)
+    document = context_document(ids, segment.language, masked.predicted + 1, masked.targets)
     return Made(Example(draw.stream, [document]))
 
 
@@ -185,11 +98,13 @@ def make_tlm(segments: Sequence[TextSegment], draw: Draw, material: Material, co
     first, second = _ordered(segments, draw)
     left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
     both = corrupt(np.concatenate([left, right]), config.mask_rate, tokenizer.mask_id, draw.random("mask"))
-    x, y = _wrapped(both.shown[: len(left)], tokenizer), _wrapped(both.shown[len(left) :], tokenizer)
+    x, y = wrapped(both.shown[: len(left)], tokenizer), wrapped(both.shown[len(left) :], tokenizer)
     y[0] = tokenizer.eos_id
     predicted = both.predicted + 1 + SPECIALS * (both.predicted >= len(left))
     language = np.repeat([first.language, second.language], [len(x), len(y)])
-    return Made(Example(draw.stream, [_context(np.concatenate([x, y]), language, predicted, both.targets)]))
+    return Made(
+        Example(draw.stream, [context_document(np.concatenate([x, y]), language, predicted, both.targets)])
+    )
 
 
 def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
@@ -203,7 +118,7 @@ def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, 
     tokenizer = material.tokenizer
     first, second = _ordered(segments, draw)
     left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
-    x, y = _wrapped(left, tokenizer), _wrapped(right, tokenizer)
+    x, y = wrapped(left, tokenizer), wrapped(right, tokenizer)
     y[0] = tokenizer.eos_id
     random = draw.random("mask")
     x_masked = choose(len(left), config.mask_rate, random) + 1
@@ -221,8 +136,8 @@ def make_translation_alignment(
 ) -> Made:
     """Contrastive alignment of a sentence with its translations (InfoXLM, LaBSE), each with each."""
     documents = [
-        _context(
-            _wrapped(segments[i].ids[: material.maximum_tokens - SPECIALS], material.tokenizer),
+        context_document(
+            wrapped(segments[i].ids[: material.maximum_tokens - SPECIALS], material.tokenizer),
             segments[i].language,
         )
         for i in draw.random("order").permutation(len(segments))
@@ -231,38 +146,10 @@ def make_translation_alignment(
     return Made(Example(draw.stream, documents, pairs, segments[0].group))
 
 
-def make_mixed_alignment(
-    segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
-) -> Made:
-    """Contrastive alignment of a text with its mixed-language form (US20220019743A1), either side at random.
-
-    A text that was cut to the longest length is mixed as far as it was kept: its partner says nothing more.
-    """
-    assert isinstance(config, MixedAlignmentConfig) and material.lexicon is not None
-    (segment,) = segments
-    tokenizer, language = material.tokenizer, material.languages[segment.language]
-    ids = segment.ids[: material.maximum_tokens - SPECIALS]
-    text = segment.text
-    if len(ids) == material.maximum_tokens - SPECIALS:  # the store cut the ids of a longer text to as many
-        text = tokenizer.covered(text, len(ids))
-    mixed = mix(text, language, material.lexicon, config.replacement_rate, draw.random("mixing"))
-    if mixed is None:
-        return Made(None)
-    (whole,) = tokenizer.encode([mixed.text])
-    kept = whole[: draw.room - len(ids) - 2 * SPECIALS]
-    if np.array_equal(kept, ids[: len(kept)]):  # what was translated stood behind the cut
-        return Made(None)
-    documents = [_context(_wrapped(side, tokenizer), segment.language) for side in (ids, kept)]
-    if draw.random("side").random() < 0.5:
-        documents.reverse()
-    example = Example(draw.stream, documents, pairs=[(0, 1)], group=segment.group)
-    return Made(example, mixed, len(kept) < len(whole))
-
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("mmlm", "monolingual", "sentences", "masked", _room_of_text, make_mmlm),
+        Task("mmlm", "monolingual", "sentences", "masked", room_of_text, make_mmlm),
         Task("tlm", "bilingual", "pairs", "masked", _room_of_pair, make_tlm),
         Task("camlm", "bilingual", "pairs", "masked", _room_of_pair, make_camlm),
         Task(
@@ -278,30 +165,12 @@ TASKS: dict[str, Task] = {
             "monolingual",
             "texts",
             "alignment",
-            _room_of_text_and_mixed,
+            room_of_text_and_mixed,
             make_mixed_alignment,
             needs_lexicon=True,
         ),
     )
 }
-
-
-def _wrapped(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """<s> ids </s>."""
-    return np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype(np.int32)
-
-
-_NOTHING = np.empty(0, dtype=np.int64)
-
-
-def _context(
-    ids: np.ndarray,
-    language: int | np.ndarray,
-    predicted: np.ndarray = _NOTHING,
-    targets: np.ndarray = _NOTHING,
-) -> Document:
-    """A document in which every token sees every token."""
-    return Document(ids, np.arange(len(ids)) + FIRST_POSITION, language, len(ids), predicted, targets)
 
 
 class _Side(NamedTuple):

@@ -17,7 +17,7 @@ from data.recipe import UserError
 from data.sampling import Stream, shares_of, streams_of
 from data.store import TokenStore
 from data.stream import MicrobatchMaker
-from data.tasks import Material
+from data.task import Material
 from data.tokenizer import Tokenizer
 from model.config import EncoderConfig
 from model.huggingface import ModelError, load_weights, read_config

@@ -17,16 +17,8 @@ from accelerate.utils import gather_object
 from data.batch import PackedBatch
 from data.packing import FIRST_POSITION, Document, Example, pack
 from data.store import Corpus, TokenStore
-from data.tasks import (
-    SPECIALS,
-    CrossAttentionMaskedConfig,
-    Draw,
-    MaskedConfig,
-    Material,
-    TextSegment,
-    make_camlm,
-    make_mmlm,
-)
+from data.task import SPECIALS, Draw, Material, TextSegment
+from data.tasks import CrossAttentionMaskedConfig, MaskedConfig, make_camlm, make_mmlm
 from model.pretraining import PretrainingOutput
 from training.config import EvaluationConfig
 from training.retrieval import LanguageRows, bitext_retrieval, joined, text_keys

@@ -109,7 +109,7 @@ def export(run: SavedRun, out: Path) -> dict[str, float]:
 
 def parity(run: SavedRun, folder: Path) -> dict[str, float]:
     """Largest differences between the training forward and the folder reopened, on real sentences of the store."""
-    from data.tasks import Material
+    from data.task import Material
     from data.tokenizer import Tokenizer
     from training.evaluation import sentence_batch
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from data.recipe import UserError, parse_recipe, read_recipe
-from data.tasks import Material
+from data.task import Material
 from training import environment
 from training.build import DataParts, open_data
 from training.config import Recipe

@@ -151,8 +151,8 @@ def test_mixed_texts_that_are_cut_are_counted(small_recipe: Path, monkeypatch: p
 
     few = share_of_cut_texts()
     for growth in ("_MIXED_GROWTH", "_MIXED_GROWTH_OF_PIVOT", "_MIXED_GROWTH_WITHOUT_SPACES"):
-        monkeypatch.setattr(f"data.tasks.{growth}", 1.0)
-    monkeypatch.setattr("data.tasks._MIXED_FURTHER", 0)
+        monkeypatch.setattr(f"data.mixed_alignment.{growth}", 1.0)
+    monkeypatch.setattr("data.mixed_alignment._MIXED_FURTHER", 0)
     assert 0 < few < share_of_cut_texts() / 2
 
 

@@ -6,21 +6,17 @@ import numpy as np
 import pytest
 
 from data.lexicon import Lexicon
+from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
 from data.recipe import parse_recipe, read_recipe
 from data.sampling import shares_of, streams_of
 from data.store import TokenStore
+from data.task import Draw, Material, TaskConfig, TextSegment
 from data.tasks import (
     TASKS,
     CrossAttentionMaskedConfig,
-    Draw,
     MaskedConfig,
-    Material,
-    MixedAlignmentConfig,
-    TaskConfig,
     TasksConfig,
-    TextSegment,
     make_camlm,
-    make_mixed_alignment,
     make_mmlm,
     make_tlm,
     make_translation_alignment,

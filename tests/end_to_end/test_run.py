@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.tasks import Material
+from data.task import Material
 from data.tokenizer import Tokenizer
 from tests.training.runs import WITHOUT_EVALUATION, call, digests, numbers, sharding, train
 from training.checkpoint import checkpoints_in, verify

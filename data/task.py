@@ -1,0 +1,107 @@
+"""What a task is: a row of the table, the material that its function draws on, and what it makes of a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from data.keys import generator
+from data.lexicon import Lexicon
+from data.mixing import MixedText
+from data.packing import FIRST_POSITION, Document, Example
+from data.recipe import Section
+from data.tokenizer import Tokenizer
+
+SPECIALS = 2  # <s> and </s> of a text
+
+
+class TaskConfig(Section):
+    """What every task has: its part of its side's tokens, and the factor of its loss."""
+
+    weight: float = Field(1.0, gt=0)
+    loss_weight: float = Field(1.0, ge=0)
+
+
+class TextSegment(NamedTuple):
+    """One text of a record as the store holds it."""
+
+    language: int  # number of the language
+    ids: np.ndarray  # (n,) int32, without special tokens
+    text: str
+    group: int  # equal for the same sentence and for translations of one sentence
+
+
+class Material(NamedTuple):
+    """What a task's function may draw on."""
+
+    tokenizer: Tokenizer
+    lexicon: Lexicon | None
+    languages: tuple[str, ...]
+    maximum_tokens: int
+
+
+class Draw(NamedTuple):
+    """One record at one time: what keys its randomness, and the tokens that the planner set aside for it."""
+
+    seed: int
+    stream: int
+    stream_name: str
+    record: int
+    epoch: int
+    room: int
+
+    def random(self, site: str) -> np.random.Generator:
+        """The random numbers of this record and epoch for one use."""
+        return generator(self.seed, self.stream_name, self.record, self.epoch, site)
+
+
+class Made(NamedTuple):
+    """An example, or None where the record gives none; and how its text was mixed, where it was."""
+
+    example: Example | None
+    mixed: MixedText | None = None
+    cut: bool = False  # the mixed text lost its end for want of room
+
+
+Room = Callable[[Sequence[np.ndarray], int, Sequence[str]], np.ndarray]
+Make = Callable[[Sequence[TextSegment], Draw, Material, "TaskConfig"], Made]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row of the table."""
+
+    name: str
+    side: Literal["monolingual", "bilingual"]  # whose budget it spends
+    reads: Literal["sentences", "texts", "pairs"]  # monolingual corpora; every text; pairs of translations
+    loss: Literal["masked", "alignment"]
+    room: Room  # lengths of the segments [(n,), ...], longest document, languages -> tokens to set aside (n,)
+    make: Make
+    needs_lexicon: bool = False
+
+
+def room_of_text(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
+    """Tokens of a text's document."""
+    return np.minimum(lengths[0] + SPECIALS, maximum)
+
+
+def wrapped(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """<s> ids </s>."""
+    return np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype(np.int32)
+
+
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
+def context_document(
+    ids: np.ndarray,
+    language: int | np.ndarray,
+    predicted: np.ndarray = _NOTHING,
+    targets: np.ndarray = _NOTHING,
+) -> Document:
+    """A document in which every token sees every token."""
+    return Document(ids, np.arange(len(ids)) + FIRST_POSITION, language, len(ids), predicted, targets)
