@@ -1,0 +1,127 @@
+"""Adaptive margin losses: a student's gap between positive and negative against that of a frozen teacher.
+
+    Ds = <a, p> - <a, n>            the student's gap, vectors of unit length
+    Dt = t(a, p) - t(a, n)          the teacher's gap, no gradient
+    row_i = mean over i's negatives of f(Dt, Ds);    total = sum_i w_i row_i
+
+``adaptive_margin_loss`` takes the negatives of every anchor by number and the teacher's gaps as they are;
+``in_batch_margin_loss`` takes every other row's positive as a negative, except rows of one group, and makes the
+teacher's gaps from the teacher's vectors. f and its constants are a ``MarginForm``. Gaps are float32 or wider
+whatever the inputs. Gradients are made in the forward and stored; the backward only scales them, so that no
+collective runs inside autograd.
+
+Across ranks (``in_batch_margin_loss``) the pool is that of all ranks: the sum of ``total`` over ranks is its loss,
+and each rank's gradient with respect to its own vectors is complete. Every rank of the group must call, also
+without any row.
+
+Source: CN patent application of 2020-08-14 (adaptive difference loss against a pre-trained scoring model);
+MarginMSE: Hofstatter et al., 2020.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from kernels.implementation import choose
+from kernels.margin import reference, streaming
+from kernels.margin.form import GapSums, Kind, MarginForm, MarginLoss
+
+__all__ = ["GapSums", "Kind", "MarginForm", "MarginLoss", "adaptive_margin_loss", "in_batch_margin_loss"]
+
+_EXPLICIT = {"reference": reference.explicit, "streaming": streaming.explicit}
+_IN_BATCH = {"reference": reference.in_batch, "streaming": streaming.in_batch}
+
+
+def adaptive_margin_loss(
+    anchors: Tensor,
+    positives: Tensor,
+    vectors: Tensor,
+    negatives: Tensor,
+    teacher_gaps: Tensor,
+    *,
+    form: MarginForm,
+    weights: Tensor,
+    implementation: str = "auto",
+) -> MarginLoss:
+    """Return the margin loss of Q anchors against up to K negatives each.
+
+    ``anchors`` (Q, E), ``positives`` (Q, E) and ``vectors`` (N, E) are unit vectors of one dtype; ``negatives``
+    (Q, K) int64 are rows of ``vectors``, -1 where an anchor has fewer; ``teacher_gaps`` (Q, K) and ``weights``
+    (Q,) get no gradient. Raises ValueError for shapes, dtypes or numbers that do not fit together.
+    """
+    _check_vectors(anchors, positives)
+    if vectors.ndim != 2 or vectors.shape[1] != anchors.shape[1] or vectors.dtype != anchors.dtype:
+        raise ValueError(
+            f"vectors {tuple(vectors.shape)} {vectors.dtype} are not (N, {anchors.shape[1]}) {anchors.dtype}"
+        )
+    if negatives.ndim != 2 or len(negatives) != len(anchors):
+        raise ValueError(f"negatives {tuple(negatives.shape)} are not ({len(anchors)}, K)")
+    if teacher_gaps.shape != negatives.shape:
+        raise ValueError(f"teacher_gaps {tuple(teacher_gaps.shape)} are not {tuple(negatives.shape)}")
+    if weights.shape != (len(anchors),):
+        raise ValueError(f"weights {tuple(weights.shape)} is not ({len(anchors)},)")
+    if negatives.numel() and not -1 <= int(negatives.min()) <= int(negatives.max()) < len(vectors):
+        raise ValueError(f"negatives: numbers from -1 (absent) to {len(vectors) - 1} are rows of the vectors")
+    chosen = choose("adaptive_margin_loss", implementation, _EXPLICIT, "streaming")
+    with torch.autocast(anchors.device.type, enabled=False):
+        return _EXPLICIT[chosen](
+            anchors, positives, vectors, negatives, teacher_gaps.detach(), form, weights.detach()
+        )
+
+
+def in_batch_margin_loss(
+    anchors: Tensor,
+    positives: Tensor,
+    teacher_anchors: Tensor,
+    teacher_positives: Tensor,
+    *,
+    groups: Tensor,
+    form: MarginForm,
+    weights: Tensor,
+    ranks: ProcessGroup | None = None,
+    implementation: str = "auto",
+) -> MarginLoss:
+    """Return the margin loss of this rank's Q rows, against the positives of all other rows of all ``ranks``.
+
+    ``anchors`` and ``positives`` (Q, E) are unit vectors of one dtype, ``teacher_anchors`` and
+    ``teacher_positives`` (Q, Et) those of the teacher; ``groups`` (Q,) int64, rows of one group are never each
+    other's negatives; ``weights`` (Q,). The teacher's vectors and the weights get no gradient. ``ranks`` None is
+    one process. Raises ValueError for shapes or dtypes that do not fit together.
+    """
+    _check_vectors(anchors, positives)
+    rows = len(anchors)
+    if (
+        teacher_anchors.ndim != 2
+        or len(teacher_anchors) != rows
+        or teacher_anchors.shape != teacher_positives.shape
+    ):
+        raise ValueError(
+            f"the teacher's vectors {tuple(teacher_anchors.shape)} and {tuple(teacher_positives.shape)} are not"
+            f" ({rows}, Et)"
+        )
+    for name, column in (("groups", groups), ("weights", weights)):
+        if column.shape != (rows,):
+            raise ValueError(f"{name} {tuple(column.shape)} is not ({rows},)")
+    chosen = choose("in_batch_margin_loss", implementation, _IN_BATCH, "streaming")
+    with torch.autocast(anchors.device.type, enabled=False):
+        return _IN_BATCH[chosen](
+            anchors,
+            positives,
+            teacher_anchors.detach(),
+            teacher_positives.detach(),
+            groups,
+            form,
+            weights.detach(),
+            ranks,
+        )
+
+
+def _check_vectors(anchors: Tensor, positives: Tensor) -> None:
+    if anchors.ndim != 2 or anchors.shape != positives.shape:
+        raise ValueError(
+            f"anchors {tuple(anchors.shape)} and positives {tuple(positives.shape)} are not (Q, E)"
+        )
+    if anchors.dtype != positives.dtype:
+        raise ValueError(f"anchors and positives differ in dtype: {anchors.dtype}, {positives.dtype}")
