@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 DOORS = {
+    "sentence_transformers": "data/teacher.py",
     "sentencepiece": "data/tokenizer.py",
     "datasets": "data/sources.py",
     "transformers": "model/huggingface.py",
