@@ -4,26 +4,30 @@
 
 A step is G tokens in rows of R tokens. Records are put into rows here, so that what a step holds does not depend
 on how many rows make a microbatch or how many ranks there are. The plan of a step is a pure function of the seed,
-the step and the planner's state; the state is integers.
+the step and the planner's state; the state is integers, and what the run decided (``decide``).
 """
 
 from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.epochs import Epochs
 from data.keys import key, permuted
 from data.sampling import Stream
+from data.shares import Decisions, Mix
 
 LAG = (
     2  # realised tokens of step s are known to the plan of step s + 1 + LAG: so many steps may be made ahead
 )
 _MICRO = 1_000_000  # owed tokens are counted in millionths, as integers
 _AHEAD = 64  # records of a stream that are looked up at once
+
+MixOf = Callable[[int, np.ndarray, Decisions], Mix]  # tokens planned, exhausted streams (S,), decisions
 
 
 class StepPlan(NamedTuple):
@@ -39,37 +43,49 @@ class StepPlan(NamedTuple):
         return self.records[begin:end]
 
 
-class PlannerState(NamedTuple):
-    """Everything that the plan of ``step`` depends on besides the seed, the streams and their shares."""
+class InFlight(NamedTuple):
+    """A step whose realised tokens are not counted yet."""
 
     step: int
+    planned: np.ndarray  # (S,) int64
+    due: np.ndarray  # (S,) int64, millionths: what the streams were due of it
+
+
+class PlannerState(NamedTuple):
+    """Everything that the plan of ``step`` depends on besides the seed, the streams, the recipe and decisions."""
+
+    step: int
+    tokens: int  # planned so far, in all steps
     cursors: np.ndarray  # (S,) int64, records taken so far, over all epochs
+    stage: int
+    stage_step: int  # the first step of the stage
+    # The account of this stage:
     owed: np.ndarray  # (S,) int64, millionths of tokens due minus charged
     set_aside: np.ndarray  # (S,) int64, tokens planned in the steps whose realised tokens are counted
     realised: np.ndarray  # (S,) int64, tokens that these steps really held
-    in_flight: tuple[
-        tuple[int, np.ndarray], ...
-    ]  # steps whose realised tokens are not counted yet, as planned
+    in_flight: tuple[InFlight, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain integers and lists."""
-        return {
-            "step": self.step,
-            "cursors": self.cursors.tolist(),
-            "owed": self.owed.tolist(),
-            "set_aside": self.set_aside.tolist(),
-            "spent": self.realised.tolist(),
-            "in_flight": [[step, planned.tolist()] for step, planned in self.in_flight],
-        }
+        arrays = {name: getattr(self, name).tolist() for name in ("cursors", "owed", "set_aside")}
+        flight = [[step, planned.tolist(), due.tolist()] for step, planned, due in self.in_flight]
+        numbers = {name: getattr(self, name) for name in ("step", "tokens", "stage", "stage_step")}
+        return {**numbers, **arrays, "spent": self.realised.tolist(), "in_flight": flight}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PlannerState:
         """The state that ``to_json`` wrote."""
-        flight = tuple((int(step), np.array(planned, np.int64)) for step, planned in values["in_flight"])
+        step, tokens, stage, stage_step = (
+            int(values[name]) for name in ("step", "tokens", "stage", "stage_step")
+        )
         cursors, owed, set_aside, spent = (
             np.array(values[name], np.int64) for name in ("cursors", "owed", "set_aside", "spent")
         )
-        return cls(int(values["step"]), cursors, owed, set_aside, spent, flight)
+        flight = tuple(
+            InFlight(int(number), np.array(planned, np.int64), np.array(due, np.int64))
+            for number, planned, due in values["in_flight"]
+        )
+        return cls(step, tokens, cursors, stage, stage_step, owed, set_aside, spent, flight)
 
 
 class Planner:
@@ -80,9 +96,15 @@ class Planner:
     half of what was set aside for it: one whose records mostly give no example gets less than its share, and
     can not take the steps from the others.
 
+    Shares may change from step to step. Each step's tokens are due by the shares of that step, so a stream whose
+    share rises is not paid for the time before. A stage begins with an empty account: what was owed or overspent
+    by the budgets of the last one (a few records a stream) does not tilt its own. A stream without a share hands
+    what it is owed, or owes, to the others.
+
     Args:
         streams: the S streams of the run.
-        shares: (S,) the part of the tokens that each is due.
+        mix_of: the shares of a step by the tokens planned before it, the streams that have no record left and
+            the decisions in force.
         step_tokens: G, tokens of a step.
         row_tokens: R, tokens of a row; every example must fit into one.
         maximum_tokens: the longest document.
@@ -93,7 +115,7 @@ class Planner:
     def __init__(
         self,
         streams: Sequence[Stream],
-        shares: np.ndarray,
+        mix_of: MixOf,
         *,
         step_tokens: int,
         row_tokens: int,
@@ -102,7 +124,6 @@ class Planner:
     ) -> None:
         """See the class."""
         self.streams = streams
-        self.shares = shares
         self.row_tokens = row_tokens
         self.rows = step_tokens // row_tokens
         self.maximum_tokens = maximum_tokens
@@ -110,8 +131,13 @@ class Planner:
         count = len(streams)
         tasks = list(dict.fromkeys(stream.task.name for stream in streams))
         self._of_task = [[i for i, s in enumerate(streams) if s.task.name == name] for name in tasks]
+        self._mix_of = mix_of
+        self._epochs = [Epochs(stream.caps or ((len(stream), None),)) for stream in streams]
+        ends = [epochs.records_in_all for epochs in self._epochs]
+        self._ends = np.array([np.iinfo(np.int64).max if end is None else end for end in ends])
         nothing = np.zeros(count, np.int64)
-        self._state = PlannerState(1, nothing, nothing, nothing, nothing, ())
+        self._state = PlannerState(1, 0, nothing, 0, 1, nothing, nothing, nothing, ())
+        self._decisions: list[tuple[int, str, float]] = []  # after which step, what, value; in order
         self._before: dict[
             int, PlannerState
         ] = {}  # the states before the steps that are planned but not fed back
@@ -133,42 +159,75 @@ class Planner:
         for old in [known for known in self._realised if known < step - LAG]:
             del self._realised[old]
 
+    def decide(self, name: str, value: float, after_step: int) -> None:
+        """Record what the run found after ``after_step``: in force from step ``after_step + 1 + LAG`` on.
+
+        No step from there on can have been planned yet, so look-ahead changes nothing; a later decision of the same
+        name replaces the earlier one.
+        """
+        if self._state.step > after_step + 1 + LAG:
+            raise RuntimeError(f"step {self._state.step - 1} is planned already: too late to decide {name}")
+        self._decisions.append((after_step, name, value))
+
+    def decisions(self, step: int) -> dict[str, float]:
+        """What is decided for ``step``, by name."""
+        return {name: value for after, name, value in self._decisions if after + 1 + LAG <= step}
+
+    def mix(self, step: int) -> Mix:
+        """What holds for a step: the next one, or one that was planned and not fed back."""
+        return self._mix(self._before.get(step, self._state))
+
+    def exhausted(self, step: int) -> bool:
+        """Whether ``step``, planned and not fed back, holds nothing, since every stream has come to its end."""
+        return not any(flight.planned.any() for flight in self._state.in_flight if flight.step == step)
+
     def state(self) -> dict[str, Any]:
         """Plain integers from which ``restore`` goes on after the last step that was fed back."""
         state = self._before[min(self._before)] if self._before else self._state
         realised = {
             str(step): self._realised[step].tolist() for step in sorted(self._realised) if step < state.step
         }
-        return {**state.to_json(), "realised": realised}
+        return {**state.to_json(), "realised": realised, "decisions": [list(d) for d in self._decisions]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state()``."""
         self._state = PlannerState.from_json(state)
         self._before = {}
         self._realised = {int(s): np.array(tokens, np.int64) for s, tokens in state["realised"].items()}
+        self._decisions = [(int(after), name, value) for after, name, value in state["decisions"]]
+
+    def _mix(self, state: PlannerState) -> Mix:
+        return self._mix_of(state.tokens, state.cursors >= self._ends, self.decisions(state.step))
 
     def _settled(self, state: PlannerState) -> PlannerState:
         """The state with the steps that are LAG + 1 or more behind counted as realised, the others as planned."""
-        due = [(step, planned) for step, planned in state.in_flight if step < state.step - LAG]
+        ready = [flight for flight in state.in_flight if flight.step < state.step - LAG]
         owed, set_aside, realised = state.owed, state.set_aside, state.realised
-        for step, planned in due:
+        for step, planned, due in ready:
             if step not in self._realised:
                 raise RuntimeError(f"step {state.step} is planned before the tokens of step {step} are known")
+            if step < state.stage_step:
+                continue  # of an account that is closed
             before = _charged(set_aside, realised)
             set_aside, realised = set_aside + planned, realised + self._realised[step]
-            owed = owed + self._charge(_charged(set_aside, realised) - before) - self._charge(planned)
-        flight = state.in_flight[len(due) :]
+            charged = _charged(set_aside, realised) - before
+            kept = np.floor(due * (charged.sum() / max(1, planned.sum()))).astype(np.int64)
+            owed = owed + (kept - charged * _MICRO) - (due - planned * _MICRO)
+        flight = state.in_flight[len(ready) :]
         return state._replace(owed=owed, set_aside=set_aside, realised=realised, in_flight=flight)
-
-    def _charge(self, spent: np.ndarray) -> np.ndarray:
-        """Owed after minus owed before a step that spent these tokens: its due of their sum, less its own."""
-        due = np.floor(self.shares * (int(spent.sum()) * _MICRO)).astype(np.int64)
-        return due - spent * _MICRO
 
     def plan_from(self, state: PlannerState) -> tuple[StepPlan, PlannerState]:
         """The plan of ``state.step`` and the state after it: pure."""
+        mix = self._mix(state)
+        shares = mix.shares
+        if mix.stage != state.stage:
+            nothing = np.zeros_like(state.owed)
+            state = state._replace(
+                stage=mix.stage, stage_step=state.step, owed=nothing, set_aside=nothing, realised=nothing
+            )
+        owed_before = _handed_over(state.owed, shares)
         capacity = self.rows * self.row_tokens
-        need = self.shares * capacity + state.owed / _MICRO
+        need = shares * capacity + owed_before / _MICRO
         cursors = state.cursors.copy()
         planned = np.zeros(len(self.streams), np.int64)
         rows = _Rows(self.rows, self.row_tokens)
@@ -185,7 +244,7 @@ class Planner:
         while any(queues) and rows.largest > 0:
             task = max((t for t, queue in enumerate(queues) if queue), key=owed.__getitem__)
             less, i = heapq.heappop(queues[task])
-            if less >= credit or self.shares[i] == 0:
+            if less >= credit or shares[i] == 0 or cursors[i] >= self._ends[i]:
                 continue
             record, epoch, room = self._record(i, int(cursors[i]))
             row = rows.take(room)
@@ -196,15 +255,17 @@ class Planner:
             owed[task] -= room
             chosen.append((i, record, epoch, room, row))
             heapq.heappush(queues[task], (less + room, i))
+        if (cursors >= self._ends).all() and 2 * int(planned.sum()) < capacity:
+            chosen, planned = [], np.zeros_like(planned)  # too little is left for a step like the others
         records = np.array(chosen, dtype=np.int64).reshape(-1, 5)
         records = records[np.argsort(records[:, 4], kind="stable")]
-        after = PlannerState(
-            state.step + 1,
-            cursors,
-            state.owed + self._charge(planned),
-            state.set_aside,
-            state.realised,
-            (*state.in_flight, (state.step, planned)),
+        due = np.floor(shares * (int(planned.sum()) * _MICRO)).astype(np.int64)
+        after = state._replace(
+            step=state.step + 1,
+            tokens=state.tokens + int(planned.sum()),
+            cursors=cursors,
+            owed=owed_before + due - planned * _MICRO,
+            in_flight=(*state.in_flight, InFlight(state.step, planned, due)),
         )
         return StepPlan(state.step, records, planned), after
 
@@ -213,9 +274,12 @@ class Planner:
         first, known = self._ahead.get(number, (0, []))
         if not first <= cursor < first + len(known):
             stream = self.streams[number]
-            epoch, position = divmod(cursor, len(stream))
-            positions = np.arange(position, min(position + _AHEAD, len(stream)))
-            records = permuted(positions, len(stream), key(self.seed, stream.name, epoch, "order"))
+            epochs = self._epochs[number]
+            epoch, position = epochs.place(cursor)
+            size = epochs.size(epoch)
+            positions = np.arange(position, min(position + _AHEAD, size))
+            positions = permuted(positions, size, key(self.seed, stream.name, epoch, "order"))
+            records = epochs.records(epoch, positions)
             rooms = stream.room(records, epoch, self.seed, self.maximum_tokens)
             known = [(int(r), epoch, int(room)) for r, room in zip(records, rooms, strict=True)]
             first = cursor
@@ -229,6 +293,13 @@ def _charged(set_aside: np.ndarray, realised: np.ndarray) -> np.ndarray:
     Of the sums, not step by step: a stream of few records gives nothing in one step and all in another.
     """
     return np.maximum(realised, set_aside // 2)
+
+
+def _handed_over(owed: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """``owed`` (S,) with that of streams without a share given to the others, by their shares."""
+    without = shares == 0
+    given = int(owed[without].sum())
+    return np.where(without, 0, owed + np.floor(shares * given).astype(np.int64))
 
 
 class _Rows:

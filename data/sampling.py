@@ -1,40 +1,20 @@
-"""The (task x language) streams of a run, and the share of the tokens that each is due."""
+"""The (task x language) streams of a run: which records each task reads in each language or pair of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
 from data.keys import hashed, key
 from data.lexicon import Lexicon
-from data.recipe import Section, UserError
+from data.recipe import UserError
+from data.stages import SamplingConfig
 from data.store import Corpus, TokenStore
 from data.task import Task
 from data.tasks import TASKS, TasksConfig, TranslationAlignmentConfig
-
-
-class BudgetsConfig(Section):
-    """How the tokens are split between bilingual and monolingual tasks, as a ratio."""
-
-    bilingual: float = Field(1.0, ge=0)
-    monolingual: float = Field(1.0, ge=0)
-
-
-class SamplingConfig(Section):
-    """How often a language is seen: its share is proportional to (its tokens) ** temperature.
-
-    Source: XLM-R (Conneau et al., 2020), alpha 0.3; separately for languages and for pairs of languages.
-    """
-
-    budgets: BudgetsConfig = BudgetsConfig()
-    language_temperature: float = Field(0.3, ge=0, le=1)
-    pair_temperature: float = Field(0.3, ge=0, le=1)
-    pairs: Literal["all"] | str = "all"  # every pair of languages, or only those with this language
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +38,8 @@ class Stream:
     segments: tuple[np.ndarray, ...]  # one (n,) array for a text, two for a pair: segments in that corpus
     lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside
     rows: Rows | None = None
+    # (records, how often they may be read) of each corpus in turn; empty: all of them without end
+    caps: tuple[tuple[int, int | None], ...] = ()
 
     def __len__(self) -> int:
         """The number of records."""
@@ -121,7 +103,7 @@ def streams_of(
                 f"task {name} needs word translations: name a file under 'lexicons', or leave it out."
             )
         found = [
-            _stream(task, of, parts, list(store.corpora.values()), further)
+            _stream(task, of, parts, list(store.corpora.values()), further, sampling)
             for of, parts in sorted(pools[task.reads].items())
             if not (task.needs_lexicon and lexicon is not None and not lexicon.languages.issuperset(of))
         ]
@@ -135,31 +117,6 @@ def streams_of(
     if not streams:
         raise UserError("no task is on: name at least one under 'tasks'. Tasks: " + ", ".join(TASKS))
     return streams
-
-
-def shares_of(streams: Sequence[Stream], tasks: TasksConfig, sampling: SamplingConfig) -> np.ndarray:
-    """The part (S,) of all tokens that each stream is due; adds up to 1.
-
-    A side's budget is split by the tasks' weights, a task's by the tokens of its languages to the temperature's
-    power. A side without tasks leaves its budget to the other.
-    """
-    settings = tasks.enabled()
-    budgets = sampling.budgets.model_dump()
-    shares = np.zeros(len(streams))
-    for side, budget in budgets.items():
-        names = [name for name in settings if TASKS[name].side == side]
-        weights = sum(settings[name].weight for name in names)
-        for name in names:
-            members = [i for i, stream in enumerate(streams) if stream.task.name == name]
-            tokens = np.array(
-                [sum(int(lengths.sum()) for lengths in streams[i].lengths) for i in members], float
-            )
-            paired = TASKS[name].reads == "pairs"
-            due = tokens ** (sampling.pair_temperature if paired else sampling.language_temperature)
-            shares[members] = budget * settings[name].weight / weights * due / due.sum()
-    if shares.sum() <= 0:
-        raise UserError("the budgets leave nothing for the tasks that are on: see 'sampling.budgets'.")
-    return shares / shares.sum()
 
 
 Part = tuple[Corpus, tuple[np.ndarray, ...]]
@@ -194,7 +151,12 @@ def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -
 
 
 def _stream(
-    task: Task, languages: tuple[str, ...], parts: Sequence[Part], corpora: Sequence[Corpus], further: int
+    task: Task,
+    languages: tuple[str, ...],
+    parts: Sequence[Part],
+    corpora: Sequence[Corpus],
+    further: int,
+    sampling: SamplingConfig,
 ) -> Stream:
     sides = range(len(parts[0][1]))
     numbers = {corpus.name: number for number, corpus in enumerate(corpora)}
@@ -217,4 +179,5 @@ def _stream(
         segments=tuple(np.concatenate([segments[side] for _, segments in parts]) for side in sides),
         lengths=tuple(np.concatenate([c.segment_lengths[s[side]] for c, s in parts]) for side in sides),
         rows=rows,
+        caps=tuple((len(segments[0]), sampling.cap(corpus.name)) for corpus, segments in parts),
     )

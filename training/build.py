@@ -6,7 +6,6 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor, nn
 
 from data.config import DataConfig
@@ -14,7 +13,8 @@ from data.lexicon import Lexicon
 from data.planner import Planner
 from data.prepare import differences
 from data.recipe import UserError
-from data.sampling import Stream, shares_of, streams_of
+from data.sampling import Stream, streams_of
+from data.shares import Shares
 from data.store import TokenStore
 from data.stream import MicrobatchMaker
 from data.task import Material
@@ -31,7 +31,7 @@ class DataParts(NamedTuple):
     store: TokenStore
     material: Material
     streams: list[Stream]
-    shares: np.ndarray  # (S,)
+    shares: Shares
 
 
 def open_data(recipe: Recipe) -> DataParts:
@@ -54,7 +54,7 @@ def open_data(recipe: Recipe) -> DataParts:
     tokenizer = Tokenizer.open(store.tokenizer_folder)
     material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens)
     streams = streams_of(store, recipe.tasks, recipe.sampling, lexicon)
-    return DataParts(store, material, streams, shares_of(streams, recipe.tasks, recipe.sampling))
+    return DataParts(store, material, streams, Shares(streams, recipe.tasks, recipe.sampling))
 
 
 def planner_of(recipe: Recipe, data: DataParts) -> Planner:

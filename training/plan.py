@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data.recipe import RawRecipe
@@ -51,11 +52,16 @@ def print_plan(
         )
     )
     if data is not None:
+        begins = recipe.sampling.begins()
+        nothing = np.zeros(len(data.streams), bool)
+        shares = [data.shares(begin, nothing, {}).shares for begin in begins]
+        for begin in begins[1:]:
+            print(f"    a further stage from {begin:,} tokens on")
         for task in recipe.tasks.enabled():
             members = [i for i, stream in enumerate(data.streams) if stream.task.name == task]
             records = sum(len(data.streams[i]) for i in members)
-            print(f"    {task:<22} {100 * data.shares[members].sum():5.1f} % of the tokens, {len(members):4d} streams,"
-                  f" {records:,} records")  # fmt: skip
+            parts = ", ".join(f"{100 * of_stage[members].sum():5.1f}" for of_stage in shares)
+            print(f"    {task:<22} {parts} % of the tokens, {len(members):4d} streams, {records:,} records")
     print("  memory of a rank, by arithmetic (not measured):")
     for name, size in memory(recipe, parameters, config.layers, config.width, stage, ranks).items():
         print(f"    {name:<22} {size / 2**30:8.3f} GiB")

@@ -1,4 +1,4 @@
-"""What a step was like, in the numbers that telemetry shows; and the tokens that the run has spent so far."""
+"""What a step was like, in the numbers that telemetry shows; and the tokens that the run has spent and was due."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.sampling import Stream
+from data.shares import Mix
 from data.stream import Tally
 from training.config import Recipe
 from training.engine import StepOutcome
@@ -17,14 +18,13 @@ _WINDOW = 20  # steps over which speed is averaged
 
 
 class Progress:
-    """Turns tallies and losses into named scalars. Its only state is the tokens spent per stream."""
+    """Turns tallies and losses into named scalars. Its only state is the tokens spent and due per stream."""
 
-    def __init__(self, streams: Sequence[Stream], shares: np.ndarray, recipe: Recipe) -> None:
-        """``shares`` (S,) are the budgets."""
+    def __init__(self, streams: Sequence[Stream], recipe: Recipe) -> None:
+        """Nothing is spent yet."""
         self._steps = recipe.steps
         self._step_tokens = recipe.batch.step_tokens
         self._loss_weights = {name: task.loss_weight for name, task in recipe.tasks.enabled().items()}
-        self._shares = shares
         self._of_task = {
             task: np.array([i for i, stream in enumerate(streams) if stream.task.name == task])
             for task in self._loss_weights
@@ -34,15 +34,17 @@ class Progress:
             for language in stream.languages:
                 self._of_language.setdefault((stream.task.name, language), []).append(i)
         self._spent = np.zeros(len(streams), dtype=np.int64)
+        self._due = np.zeros(len(streams), dtype=np.int64)  # millionths of tokens, by the shares of each step
         self._recent: list[tuple[float, int]] = []  # seconds and tokens of the last steps
 
     def state(self) -> dict[str, Any]:
         """Plain integers."""
-        return {"spent": self._spent.tolist()}
+        return {"spent": self._spent.tolist(), "due": self._due.tolist()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state()``."""
         self._spent = np.array(state["spent"], dtype=np.int64)
+        self._due = np.array(state["due"], dtype=np.int64)
 
     def scalars(
         self,
@@ -51,6 +53,7 @@ class Progress:
         losses: StepLosses,
         outcome: StepOutcome,
         rate: float,
+        mix: Mix,
         *,
         seconds: float,
         waited: float,
@@ -59,6 +62,7 @@ class Progress:
         """The step's numbers by name; a language's loss is over all pairs that it stands in."""
         tokens = tally[:, Tally.TOKENS]
         self._spent += tokens
+        self._due += np.floor(mix.shares * (int(tokens.sum()) * 1_000_000)).astype(np.int64)
         self._recent = [*self._recent[1 - _WINDOW :], (seconds, int(tokens.sum()))]
         window = sum(s for s, _ in self._recent)
         spent = int(self._spent.sum())
@@ -76,10 +80,14 @@ class Progress:
             "packing_efficiency": int(tokens.sum()) / self._step_tokens,
             "memory_gib": memory_gib,
             "eta_seconds": (self._steps - step) * window / len(self._recent),
+            "sampling/stage": mix.stage + 1,
+            "sampling/language_temperature": mix.language_temperature,
+            "sampling/pair_temperature": mix.pair_temperature,
         }
         for task, members in self._of_task.items():
             scalars[f"share/{task}"] = int(self._spent[members].sum()) / max(1, spent)
-            scalars[f"budget/{task}"] = float(self._shares[members].sum())
+            scalars[f"budget/{task}"] = int(self._due[members].sum()) / (1_000_000 * max(1, spent))
+            scalars[f"sampling/budget/{task}"] = float(mix.shares[members].sum())
             scalars[f"accuracy/{task}"] = _mean(losses.correct, losses.terms, members)
         scalars |= self._mixing(tally)
         for (task, language), found in self._of_language.items():

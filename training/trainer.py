@@ -61,7 +61,7 @@ class Trainer:
         optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)
         self.engine = Engine(model, optimizer, resolved, self.world)
         self.planner = planner_of(recipe, self.data)
-        self.progress = Progress(self.data.streams, self.data.shares, recipe)
+        self.progress = Progress(self.data.streams, recipe)
         self.done = 0
         if found is not None:
             self._resume(*found)
@@ -120,11 +120,12 @@ class Trainer:
             losses = run_microbatches(self.engine, self._on_device(microbatches), weights, aligned=aligned)
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
+            mix = self.planner.mix(step)
             self.planner.feedback(step, tally[:, Tally.TOKENS])
             self.done = step
             self.telemetry.step(
                 self.progress.scalars(
-                    step, tally, losses, outcome, rate,
+                    step, tally, losses, outcome, rate, mix,
                     seconds=time.perf_counter() - started, waited=waited, memory_gib=self._memory_gib(),
                 )
             )  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 
 from data.planner import LAG, Planner
 from data.sampling import Stream
+from data.shares import Mix
 from data.tasks import TASKS
 
 
@@ -38,7 +39,12 @@ def skewed(count, seed=0, longest=120):
 
 def planner_of(streams, shares, **changes):
     settings = {"step_tokens": 8192, "row_tokens": 512, "maximum_tokens": 128, "seed": 5} | changes
-    return Planner(streams, np.asarray(shares), **settings)
+    return Planner(streams, constant(shares), **settings)
+
+
+def constant(shares):
+    """The same shares at every step."""
+    return lambda tokens, exhausted, decisions: Mix(0, 0.3, 0.3, np.asarray(shares))
 
 
 def realised(plan, streams, noise=0.0, seed=0):

@@ -18,7 +18,8 @@ import pytest
 from data.lexicon import Lexicon
 from data.planner import Planner
 from data.recipe import parse_recipe, read_recipe
-from data.sampling import shares_of, streams_of
+from data.sampling import streams_of
+from data.shares import Shares
 from data.store import TokenStore
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
 from training.config import Recipe
@@ -53,7 +54,7 @@ def streams_for(
         BatchStream(
             Planner(
                 streams,
-                shares_of(streams, recipe.tasks, recipe.sampling),
+                Shares(streams, recipe.tasks, recipe.sampling),
                 step_tokens=recipe.batch.step_tokens,
                 row_tokens=recipe.batch.row_tokens,
                 **settings,

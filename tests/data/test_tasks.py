@@ -8,7 +8,8 @@ import pytest
 from data.lexicon import Lexicon
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
 from data.recipe import parse_recipe, read_recipe
-from data.sampling import shares_of, streams_of
+from data.sampling import streams_of
+from data.shares import Shares
 from data.store import TokenStore
 from data.task import Draw, Material, TaskConfig, TextSegment
 from data.tasks import (
@@ -274,7 +275,8 @@ def test_streams_hold_every_record_of_the_training_corpora_and_none_that_is_held
 def test_shares_split_sides_evenly_then_by_weight_then_by_temperature(world):
     recipe, store, material = world
     streams = streams_of(store, recipe.tasks, recipe.sampling, material.lexicon)
-    shares = shares_of(streams, recipe.tasks, recipe.sampling)
+    mix = Shares(streams, recipe.tasks, recipe.sampling)
+    shares = mix(0, np.zeros(len(streams), bool), {}).shares
     of_task = {name: shares[[s.task.name == name for s in streams]].sum() for name in TASKS}
     assert shares.sum() == pytest.approx(1)
     assert of_task == pytest.approx(

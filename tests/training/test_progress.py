@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.recipe import parse_recipe, read_recipe
+from data.shares import Mix
 from data.stream import Tally
 from tests.training.test_step import FakeStream
 from training.config import Recipe
@@ -30,14 +31,14 @@ STREAMS = [
     Stream("translation_alignment", "alignment", "de", "fr"),
     Stream("mixed_alignment", "alignment", "de"),
 ]
-SHARES = np.array([0.1, 0.2, 0.3, 0.2, 0.2])
+MIX = Mix(1, 0.5, 0.3, np.array([0.1, 0.2, 0.3, 0.2, 0.2]))
 
 
 @pytest.fixture
 def progress(small_recipe: Path) -> Progress:
     settings = ["tasks.tlm=null", "tasks.camlm=null", "tasks.mmlm.loss_weight=2", "steps=10"]
     recipe = parse_recipe(read_recipe(small_recipe, settings), Recipe)
-    return Progress(STREAMS, SHARES, recipe)  # type: ignore[arg-type]
+    return Progress(STREAMS, recipe)  # type: ignore[arg-type]
 
 
 def tally(tokens: list[int]) -> np.ndarray:
@@ -58,7 +59,7 @@ LOSSES = StepLosses(
 
 def scalars(progress: Progress, step: int = 1, seconds: float = 2.0, tokens: list[int] | None = None) -> dict:
     return progress.scalars(
-        step, tally(tokens or [100, 200, 300, 200, 200]), LOSSES, StepOutcome(3.5, False), 1e-3,
+        step, tally(tokens or [100, 200, 300, 200, 200]), LOSSES, StepOutcome(3.5, False), 1e-3, MIX,
         seconds=seconds, waited=0.5, memory_gib=1.5,
     )  # fmt: skip
 
@@ -85,8 +86,11 @@ def test_shares_are_of_all_tokens_so_far_also_after_a_resume(progress: Progress,
     found = scalars(progress, 2, tokens=[1000, 0, 0, 0, 0])
     assert found["share/mmlm"] == 1300 / 2000 and found["tokens"] == 2000
     state = progress.state()
-    assert state == {"spent": [1100, 200, 300, 200, 200]}
-    progress.restore({"spent": [0, 0, 0, 0, 1000]})
+    assert state == {
+        "spent": [1100, 200, 300, 200, 200],
+        "due": [n * 10**6 for n in (200, 400, 600, 400, 400)],
+    }
+    progress.restore({"spent": [0, 0, 0, 0, 1000], "due": [10**9, 0, 0, 0, 0]})
     assert scalars(progress, 3)["share/mixed_alignment"] == 1200 / 2000
 
 
