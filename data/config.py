@@ -158,6 +158,7 @@ class TrainTokenizerConfig(Section):
     """A sentencepiece unigram model trained on the corpora that are not held out."""
 
     vocabulary_size: int = Field(16384, ge=64, le=1_000_000)  # ids in all, the five special ones included
+    soft_limit: bool = False  # fewer ids where the corpora do not hold as many pieces, instead of an error
     temperature: float = Field(0.3, ge=0.0, le=1.0)  # languages are sampled by characters ** temperature
     seed: int = Field(1, ge=0, lt=2**63)
     maximum_sentences: int = Field(1_000_000, ge=1)  # sentences that sentencepiece sees, over all languages

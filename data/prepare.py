@@ -170,11 +170,20 @@ def summary(manifest: Any) -> str:
 def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: int, say: Say) -> None:
     tokenizer_folder = folder / "tokenizer"
     if config.tokenizer.train is not None:
-        say(f"training a tokenizer of {config.tokenizer.train.vocabulary_size:,} ids")
-        train_tokenizer(lambda: _training_sentences(config), config.tokenizer.train, tokenizer_folder)
+        limit = config.tokenizer.train
+        say(f"training a tokenizer of {'at most ' * limit.soft_limit}{limit.vocabulary_size:,} ids")
+        train_tokenizer(lambda: _training_sentences(config), limit, tokenizer_folder)
     else:
         copy_tokenizer(config.tokenizer.path or "", tokenizer_folder)
     tokenizer = Tokenizer.open(tokenizer_folder)
+    if (
+        config.tokenizer.train is not None
+        and tokenizer.vocabulary_size < config.tokenizer.train.vocabulary_size
+    ):
+        say(
+            f"learned {tokenizer.vocabulary_size:,} of at most {config.tokenizer.train.vocabulary_size:,} ids: these"
+            " corpora hold no more pieces"
+        )
     size = sum(file.stat().st_size for corpus in config.corpora.values() for file in _files(corpus))
     writers = []
     with (

@@ -148,6 +148,7 @@ def train_tokenizer(
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
+            hard_vocab_limit=not config.soft_limit,
             minloglevel=2,
         )
     except RuntimeError as error:
@@ -232,7 +233,8 @@ def _training_remedy(message: str, config: TrainTokenizerConfig) -> str:
     largest = re.search(r"value <= (\d+)", message)
     if largest:
         return (
-            f"{size}: the corpora yield too few pieces; set it to {int(largest[1]) + len(SPECIALS)} or less"
+            f"{size}: the corpora yield too few pieces; set it to {int(largest[1]) + len(SPECIALS)} or less, or take "
+            "what they yield (tokenizer.train.soft_limit: true)"
         )
     smallest = re.search(r"smaller than required_chars\. \d+ vs (\d+)", message)
     if smallest:

@@ -286,6 +286,12 @@ def test_a_model_to_start_from_with_another_vocabulary_or_none(
 
 
 @pytest.mark.ranks
+def test_a_table_with_fewer_rows_than_the_tokenizer_has_ids(small_recipe: Path, tmp_path: Path) -> None:
+    done = pretrained(small_recipe, tmp_path / "runs", "model.vocabulary_size=1999")
+    assert "model.vocabulary_size 1999: the tokenizer of" in done.error and "2000 or more" in done.error
+
+
+@pytest.mark.ranks
 def test_evaluating_something_that_is_no_model(
     small_recipe: Path, tmp_path: Path, other_vocabulary: Path
 ) -> None:

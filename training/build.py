@@ -89,19 +89,22 @@ def maker_of(recipe: Recipe) -> functools.partial[MicrobatchMaker]:
     )
 
 
-def encoder_config(recipe: Recipe, vocabulary_size: int) -> EncoderConfig:
-    """The encoder's shape: the recipe's, or that of the folder to start from."""
+def encoder_config(recipe: Recipe, ids: int) -> EncoderConfig:
+    """The encoder's shape for a tokenizer of ``ids`` ids: the recipe's, or that of the folder to start from.
+
+    The token table may have more rows than there are ids, as those of published models do: rows that no id names
+    are never looked up, and the masked head learns that they are never right.
+    """
     shape = recipe.model
     if shape.start_from is not None:
         try:
             config = read_config(Path(shape.start_from))
         except ModelError as error:
             raise UserError(str(error)) from None
-        # More rows than ids is common: published models round their tables up.
-        if config.vocabulary_size < vocabulary_size:
+        if config.vocabulary_size < ids:
             raise UserError(
                 f"model.start_from {shape.start_from} has {config.vocabulary_size} token vectors and the tokenizer"
-                f" of {recipe.store} has {vocabulary_size} ids. Set tokenizer.path to {shape.start_from} and prepare"
+                f" of {recipe.store} has {ids} ids. Set tokenizer.path to {shape.start_from} and prepare"
                 " again."
             )
         if recipe.maximum_tokens > config.longest_document:
@@ -110,14 +113,20 @@ def encoder_config(recipe: Recipe, vocabulary_size: int) -> EncoderConfig:
                 f" {config.longest_document} tokens."
             )
         return config.model_copy(update={"dropout": shape.dropout, "initializer_std": shape.initializer_std})
-    return shape.encoder(vocabulary_size)
+    config = shape.encoder(ids)
+    if config.vocabulary_size < ids:
+        raise UserError(
+            f"model.vocabulary_size {config.vocabulary_size}: the tokenizer of {recipe.store} has {ids} ids. Set it to"
+            f" {ids} or more, or leave it out."
+        )
+    return config
 
 
 def build_model(
-    recipe: Recipe, vocabulary_size: int, layer_norm: type[nn.Module] = nn.LayerNorm
+    recipe: Recipe, ids: int, layer_norm: type[nn.Module] = nn.LayerNorm
 ) -> tuple[PretrainingModel, list[str]]:
     """The model with its first weights, and the names of those that the folder to start from did not hold."""
-    config = encoder_config(recipe, vocabulary_size)
+    config = encoder_config(recipe, ids)
     model = PretrainingModel(
         config,
         recipe.model.temperature,

@@ -41,6 +41,7 @@ class ModelConfig(Section):
     width: int | None = Field(None, ge=1)
     heads: int | None = Field(None, ge=1)
     feed_forward: int | None = Field(None, ge=1)  # 4 * width if left out
+    vocabulary_size: int | None = Field(None, ge=6)  # rows of the token table; as many as ids if left out
     positions: int = Field(514, ge=4)
     dropout: float = Field(0.0, ge=0, lt=1)
     initializer_std: float = Field(0.02, gt=0)
@@ -48,11 +49,11 @@ class ModelConfig(Section):
     learn_temperature: bool = True
     activation_checkpointing: bool = False
 
-    def encoder(self, vocabulary_size: int) -> EncoderConfig:
-        """The shape that the recipe gives; not for start_from."""
+    def encoder(self, ids: int) -> EncoderConfig:
+        """The shape that the recipe gives for a tokenizer of ``ids`` ids; not for start_from."""
         assert self.layers is not None and self.width is not None and self.heads is not None
         return EncoderConfig(
-            vocabulary_size=vocabulary_size,
+            vocabulary_size=self.vocabulary_size or ids,
             layers=self.layers,
             width=self.width,
             heads=self.heads,
@@ -68,12 +69,13 @@ class ModelConfig(Section):
         missing = [name for name, value in shape.items() if value is None]
         if self.start_from is None and missing:
             raise ValueError(f"give {', '.join(missing)}, or a folder to start from (start_from)")
-        given = [name for name in [*shape, "feed_forward"] if getattr(self, name) is not None]
+        decided = [*shape, "feed_forward", "vocabulary_size"]
+        given = [name for name in decided if getattr(self, name) is not None]
         if self.start_from is not None and given:
             raise ValueError(f"the folder of start_from decides the shape; leave out {', '.join(given)}")
         if self.start_from is None:
             try:
-                self.encoder(vocabulary_size=1_000_000)  # any size: the rest is what is looked at
+                self.encoder(ids=1_000_000)  # any size: the rest is what is looked at
             except ValidationError as error:
                 raise ValueError("; ".join(fault["msg"] for fault in error.errors())) from None
         return self

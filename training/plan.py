@@ -28,8 +28,8 @@ def print_plan(
     resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, ranks)
     prepared = (Path(recipe.store) / "manifest.json").is_file()
     data = open_data(recipe) if prepared else None
-    vocabulary = _vocabulary(recipe) if data is None else data.material.tokenizer.vocabulary_size
-    config = encoder_config(recipe, vocabulary)
+    ids = _ids(recipe) if data is None else data.material.tokenizer.vocabulary_size
+    config = encoder_config(recipe, ids)
     with torch.device("meta"):
         model = PretrainingModel(config, recipe.model.temperature)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -38,7 +38,11 @@ def print_plan(
     stage = int(resolved["zero_optimization"].get("stage", 0))
     print(f"recipe {raw.path}, sharding {sharding_path} (ZeRO-{stage}), {ranks} rank(s)")
     print(f"  encoder     {config.layers} layers, width {config.width}, {config.heads} heads, feed-forward"
-          f" {config.feed_forward}, vocabulary {config.vocabulary_size:,}")  # fmt: skip
+          f" {config.feed_forward}")  # fmt: skip
+    at_most = "" if prepared else "at most "
+    print(
+        f"  vocabulary  {config.vocabulary_size:,} rows in the token table, {at_most}{ids:,} ids in the tokenizer"
+    )
     print(f"  parameters  {parameters:,} ({table:,} of them the token table)")
     print(f"  step        {batch.step_tokens:,} tokens = {batch.step_tokens // batch.microbatch_tokens} microbatches of"
           f" {batch.microbatch_tokens:,}; {resolved['gradient_accumulation_steps']} of them a rank")  # fmt: skip
@@ -89,7 +93,7 @@ def memory(
     return {**parts, "together": sum(parts.values())}
 
 
-def _vocabulary(recipe: Recipe) -> int:
+def _ids(recipe: Recipe) -> int:
     if recipe.tokenizer.train is not None:
         return recipe.tokenizer.train.vocabulary_size
     from data.tokenizer import Tokenizer

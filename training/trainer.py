@@ -54,8 +54,8 @@ class Trainer:
         self.data = open_data(recipe)
         resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
         found = self._checkpoint_to_resume(resolved)
-        vocabulary = self.data.material.tokenizer.vocabulary_size
-        model, fresh = build_model(recipe, vocabulary, layer_norm_class(recipe.optimizer, self.world.device))
+        ids = self.data.material.tokenizer.vocabulary_size
+        model, fresh = build_model(recipe, ids, layer_norm_class(recipe.optimizer, self.world.device))
         self.encoder = model.config
         parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)

@@ -138,6 +138,26 @@ def test_training_is_the_same_for_every_run_and_differs_by_seed(tmp_path: Path) 
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_a_soft_limit_takes_what_the_corpora_yield_and_keeps_the_layout(tmp_path: Path) -> None:
+    sentences = demo_sentences(every=100)
+    config = TrainTokenizerConfig(vocabulary_size=60000, soft_limit=True)
+    folder, model = train(tmp_path, sentences, config)
+    tokenizer = Tokenizer.open(folder)
+    assert 1000 < tokenizer.vocabulary_size < 60000
+    assert (
+        tokenizer.mask_id == tokenizer.vocabulary_size - 1 == len(AutoTokenizer.from_pretrained(folder)) - 1
+    )
+    pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    assert tokenizer.vocabulary_size == pieces + 4  # <unk> stands for four of ours; and <mask>
+    exact = TrainTokenizerConfig(vocabulary_size=1500)
+    soft = exact.model_copy(update={"soft_limit": True})
+    fingerprints = [
+        Tokenizer.open(train(tmp_path / name, sentences, each).folder).fingerprint
+        for name, each in (("exact", exact), ("soft", soft))
+    ]
+    assert fingerprints[0] == fingerprints[1]  # where there are enough pieces it changes nothing
+
+
 @pytest.mark.parametrize(("temperature", "maximum"), [(0.3, 10**6), (0.3, 120), (0.0, 10**6), (1.0, 10**6)])
 def test_languages_are_weighted_by_characters_to_the_power_of_the_temperature(
     temperature: float, maximum: int

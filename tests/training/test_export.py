@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from data.prepare import prepare
 from data.recipe import UserError, parse_recipe, read_recipe
@@ -43,6 +44,19 @@ def test_the_float32_master_weights_leave_not_the_rounded_ones(run: Path, tmp_pa
     table = written["encoder.embedding.word.weight"]
     assert not torch.equal(table, table.bfloat16().float())
     assert all(tensor.dtype == torch.float32 for tensor in load_file(out / "model.safetensors").values())
+
+
+def test_a_table_of_more_rows_than_ids_is_trained_and_leaves_whole(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    train(
+        small_recipe, tmp_path, "steps=2", "model.vocabulary_size=2048", WITHOUT_EVALUATION, ranks=2, stage=3
+    )
+    (done,) = call(main, tmp_path / "small", tmp_path / "out")  # its parity is checked there
+    assert done.status == 0, done
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 2048
+    table = load_weights(tmp_path / "out", read_config(tmp_path / "out"))["encoder.embedding.word.weight"]
+    assert table.shape == (2048, 32) and len(AutoTokenizer.from_pretrained(tmp_path / "out")) == 2000
 
 
 def spoilt(folder: Path) -> Callable[[], None]:
