@@ -2,18 +2,22 @@
 
 Letters used in shapes: T tokens of a microbatch (fixed by the recipe), N documents, M predicted positions,
 P pairs of documents that mean the same, Q triplets of an anchor, its positive and K negatives, Et width of the
-teacher's vectors.
+teacher's vectors, S pseudo tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+def _no_numbers() -> Tensor:
+    return torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +28,15 @@ class PackedBatch:
     and to the readers. Documents that are compared with each other stand first, so that the alignment pool's
     first pass can run on the slice ``[0, sentence_tokens)`` alone. The unused tail of the stream is one
     document of padding.
+
+    Pseudo tokens are those that the model itself writes before the batch is read: ``generation`` holds documents
+    [text | placeholders], and what is generated at its predicted positions belongs, in order, into ``slots``.
     """
 
     token_ids: Tensor  # (T,) int64
     position_ids: Tensor  # (T,) int64, the first token of a text has position 2
     language_ids: Tensor  # (T,) int64, numbers of the store's languages
+    language_shown: Tensor  # (T,) bool, whether the model is told the language; one value a document
     document_starts: Tensor  # (N + 1,) int64, the last entry is T
     context_lengths: Tensor  # (N,) int64
     predicted: Tensor  # (M,) int64, positions in the stream
@@ -45,15 +53,41 @@ class PackedBatch:
     teacher_vectors: Tensor  # (sentence_documents, Et) float32 of unit length, zeros where there is none
     sentence_tokens: int
     sentence_documents: int
+    slots: Tensor = field(default_factory=_no_numbers)  # (S,) int64, positions of pseudo tokens in the stream
+    draws: Tensor = field(default_factory=_no_numbers)  # (M,) float64 in [0, 1), where ids are to be drawn
+    generation: PackedBatch | None = None  # its M is this batch's S
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray | int]) -> PackedBatch:
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> PackedBatch:
         """Wrap arrays made by ``data.packing`` (in this or in a worker process) without copying them."""
         values: dict[str, Any] = {
             name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
             for name, value in arrays.items()
         }
+        if values["generation"] is not None:
+            values["generation"] = cls.from_arrays(values["generation"])
         return cls(**values)
+
+    @classmethod
+    def empty(cls, device: torch.device | str) -> PackedBatch:
+        """A batch of no tokens: what a rank runs that has nothing where others have something."""
+        nothing = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(
+            token_ids=nothing, position_ids=nothing, language_ids=nothing, language_shown=nothing.bool(),
+            document_starts=torch.zeros(1, dtype=torch.int64, device=device), context_lengths=nothing,
+            predicted=nothing, targets=nothing, prediction_stream=nothing,
+            pairs=nothing.view(0, 2), pair_groups=nothing, pair_stream=nothing,
+            triplet_anchor=nothing, triplet_positive=nothing, triplet_negatives=nothing.view(0, 0),
+            teacher_gaps=nothing.float().view(0, 0), triplet_stream=nothing,
+            teacher_vectors=nothing.float().view(0, 0), sentence_tokens=0, sentence_documents=0,
+            slots=nothing, draws=nothing.double(),
+        )  # fmt: skip
+
+    def filled(self, ids: Tensor) -> PackedBatch:
+        """The batch with the pseudo tokens ``ids`` (S,) in their slots; this one stays as it is."""
+        if ids.shape != self.slots.shape:
+            raise ValueError(f"{len(ids)} pseudo tokens for {len(self.slots)} slots")
+        return replace(self, token_ids=self.token_ids.index_copy(0, self.slots, ids))
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """Move every tensor to ``device``; a batch that is already there is returned as it is."""
@@ -64,4 +98,5 @@ class PackedBatch:
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
-        return replace(self, **moved)
+        generation = None if self.generation is None else self.generation.to(device)
+        return replace(self, **moved, generation=generation)

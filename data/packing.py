@@ -7,11 +7,16 @@ documents of examples ──▶ those that are compared, first ──▶ the oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 FIRST_POSITION = 2  # XLM-R counts positions from padding_idx + 1
+
+
+def _nothing() -> np.ndarray:
+    return np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,9 @@ class Document:
     predicted: np.ndarray  # (m,) positions in the document
     targets: np.ndarray  # (m,)
     teacher: np.ndarray | None = None  # (Et,) the teacher's unit vector of the text, where there is one
+    slots: np.ndarray = field(default_factory=_nothing)  # (k,) positions that pseudo tokens are written to
+    draws: np.ndarray = field(default_factory=_nothing)  # (m,) in [0, 1), of a document that generates
+    language_shown: bool = True  # whether a model that has language vectors adds them here
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +47,33 @@ class Triplet:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What one record becomes for one task: documents, and which of them are compared with which."""
+    """What one record becomes for one task: documents, which are compared with which, what is generated for them.
+
+    The documents of ``generation`` are [text | placeholders], predicted at their placeholders, and are run first,
+    without gradient. The ids that come out fill the slots of ``documents``: all of them in order, over documents.
+    """
 
     stream: int
     documents: Sequence[Document]
     pairs: Sequence[tuple[int, int]] = ()  # numbers of documents in this example
     group: int = 0
     triplets: Sequence[Triplet] = ()
+    generation: Sequence[Document] = ()
 
     @property
     def tokens(self) -> int:
-        """Tokens of all its documents."""
+        """Tokens of all its documents, without those that only generate."""
         return sum(len(document.token_ids) for document in self.documents)
 
 
-def pack(
-    examples: Sequence[Example], tokens: int, pad_id: int, *, teacher_width: int = 0
-) -> dict[str, np.ndarray | int]:
+def pack(examples: Sequence[Example], tokens: int, pad_id: int, *, teacher_width: int = 0) -> dict[str, Any]:
     """Lay ``examples`` end to end in a stream of ``tokens`` tokens; the names are those of PackedBatch.
 
     ``teacher_width`` is the width of the teacher's vectors, 0 where the recipe asks for none.
 
     Raises:
-        ValueError: the examples hold more than ``tokens`` tokens, which the planner never plans.
+        ValueError: the examples hold more than ``tokens`` tokens, which the planner never plans; or an example's
+            generation does not fill its slots.
 
     """
     used = sum(example.tokens for example in examples)
@@ -69,6 +81,7 @@ def pack(
         raise ValueError(f"{used} tokens do not fit into a microbatch of {tokens}")
     compared = [example for example in examples if example.pairs or example.triplets]
     others = [example for example in examples if not (example.pairs or example.triplets)]
+    generating = [Example(e.stream, e.generation) for e in [*compared, *others] if e.generation]
     documents: list[Document] = []
     pairs: list[tuple[int, int]] = []
     groups: list[int] = []
@@ -78,6 +91,7 @@ def pack(
     for example in [*compared, *others]:
         first = len(documents)
         documents.extend(example.documents)
+        _check_generation(example)
         document_stream.extend([example.stream] * len(example.documents))
         for one, other in example.pairs:
             pairs.append((first + one, first + other))
@@ -92,13 +106,16 @@ def pack(
     token_ids = np.full(tokens, pad_id, dtype=np.int64)
     position_ids = np.full(tokens, FIRST_POSITION, dtype=np.int64)
     language_ids = np.zeros(tokens, dtype=np.int64)
+    language_shown = np.zeros(tokens, dtype=bool)
     for start, document in zip(starts[:-1], documents, strict=True):
         end = start + len(document.token_ids)
         token_ids[start:end] = document.token_ids
         position_ids[start:end] = document.position_ids
         language_ids[start:end] = document.language
+        language_shown[start:end] = document.language_shown
     predictions = [len(document.predicted) for document in documents]
     predicted = [start + document.predicted for start, document in zip(starts[:-1], documents, strict=True)]
+    slots = [start + document.slots for start, document in zip(starts[:-1], documents, strict=True)]
     if used < tokens:
         starts = np.append(starts, tokens)
         context_lengths = np.append(context_lengths, tokens - used)
@@ -106,6 +123,7 @@ def pack(
         "token_ids": token_ids,
         "position_ids": position_ids,
         "language_ids": language_ids,
+        "language_shown": language_shown,
         "document_starts": starts,
         "context_lengths": context_lengths,
         "predicted": _joined(predicted),
@@ -118,6 +136,9 @@ def pack(
         "teacher_vectors": _teacher_vectors(documents[:sentence_documents], teacher_width),
         "sentence_tokens": int(starts[sentence_documents]) if sentence_documents else 0,
         "sentence_documents": sentence_documents,
+        "slots": _joined(slots),
+        "draws": np.concatenate([np.empty(0), *(document.draws for document in documents)]),
+        "generation": pack(generating, sum(e.tokens for e in generating), pad_id) if generating else None,
     }
 
 
@@ -145,6 +166,13 @@ def _teacher_vectors(documents: Sequence[Document], width: int) -> np.ndarray:
         if width and document.teacher is not None:
             vectors[row] = document.teacher
     return vectors
+
+
+def _check_generation(example: Example) -> None:
+    generated = sum(len(document.predicted) for document in example.generation)
+    slots = sum(len(document.slots) for document in example.documents)
+    if generated != slots:
+        raise ValueError(f"an example generates {generated} pseudo tokens for {slots} slots")
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,10 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,26 +31,29 @@ from data.task import Draw, Material, TextSegment
 from data.tasks import TasksConfig
 from data.tokenizer import Tokenizer
 
+_LANGUAGE_SHOWN = 0.5  # probability that a document of the training tells its language
+
 
 class Tally(IntEnum):
-    """Columns of a microbatch's tally (S, columns) int64: what each stream really gave."""
+    """Columns of a microbatch's tally (S, len(Tally)) int64: what each stream really gave."""
 
     TOKENS = 0
     PREDICTIONS = 1
     PAIRS = 2
     REJECTED = 3  # records that gave no example
-    REPLACED = 4  # phrases translated by the mixed-language generator
-    TRANSLATABLE = 5
-    WORDS = 6
-    LANGUAGES = 7  # sum over examples
-    CUT = 8  # mixed texts that lost their end for want of room
+    PSEUDO = 4  # tokens that the model has to generate
+    REPLACED = 5  # phrases translated by the mixed-language generator
+    TRANSLATABLE = 6
+    WORDS = 7
+    LANGUAGES = 8  # sum over examples
+    CUT = 9  # mixed texts that lost their end for want of room
 
 
 class Microbatch(NamedTuple):
     """The arrays of a PackedBatch and what they hold."""
 
-    arrays: dict[str, np.ndarray | int]
-    tally: np.ndarray  # (S, columns) int64
+    arrays: dict[str, Any]
+    tally: np.ndarray  # (S, len(Tally)) int64
 
 
 @dataclass(frozen=True)
@@ -107,10 +110,11 @@ class MicrobatchMaker:
             if example is None:
                 row[Tally.REJECTED] += 1
                 continue
-            examples.append(example)
+            examples.append(_with_languages_drawn(example, draw))
             row[Tally.TOKENS] += example.tokens
             row[Tally.PREDICTIONS] += sum(len(document.predicted) for document in example.documents)
             row[Tally.PAIRS] += len(example.pairs)
+            row[Tally.PSEUDO] += sum(len(document.slots) for document in example.documents)
             if mixed is not None:
                 row[Tally.REPLACED] += mixed.replaced
                 row[Tally.TRANSLATABLE] += mixed.translatable
@@ -118,6 +122,16 @@ class MicrobatchMaker:
                 row[Tally.LANGUAGES] += mixed.languages
                 row[Tally.CUT] += cut
         return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad_id), tally)
+
+
+def _with_languages_drawn(example: Example, draw: Draw) -> Example:
+    """Half of the documents, drawn one by one, do not tell their language: the exported model never knows it."""
+    shown = draw.random("language").random(len(example.documents)) < _LANGUAGE_SHOWN
+    documents = [
+        replace(document, language_shown=bool(known))
+        for document, known in zip(example.documents, shown, strict=True)
+    ]
+    return replace(example, documents=documents)
 
 
 class BatchStream:

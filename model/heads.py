@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kernels.vocabulary import VocabularyLoss, vocabulary_loss
 from model.config import EncoderConfig
 from model.layer import LayerNormClass
 
 INVERSE_TEMPERATURE_RANGE = (1.0, 100.0)
+
+Read = TypeVar("Read")
 
 
 class MaskedTokenHead(nn.Module):
@@ -30,9 +32,12 @@ class MaskedTokenHead(nn.Module):
         features: Tensor = self.norm(F.gelu(self.dense(hidden)))
         return features
 
-    def forward(self, hidden: Tensor, table: Tensor, targets: Tensor) -> VocabularyLoss:
-        """Cross entropy of ``targets`` (M,) at hidden states (M, D) under the token table (V, D)."""
-        return vocabulary_loss(self.features(hidden), table, self.bias, targets)
+    def forward(self, hidden: Tensor, table: Tensor, read: Callable[[Tensor, Tensor, Tensor], Read]) -> Read:
+        """What ``read`` makes of the features (M, D) of hidden states (M, D), the token table (V, D) and the bias (V,).
+
+        Handed in, because ZeRO-3 has the bias whole only within this forward.
+        """
+        return read(self.features(hidden), table, self.bias)
 
     def logits(self, hidden: Tensor, table: Tensor) -> Tensor:
         """(M, D), (V, D) -> (M, V): for reading predictions; training never holds them."""

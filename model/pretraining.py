@@ -8,8 +8,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from kernels.vocabulary import VocabularyLoss, vocabulary_loss
 from model.config import EncoderConfig
 from model.encoder import Encoder
+from model.generation import Decoding
 from model.heads import InverseTemperature, MaskedTokenHead, sentence_vectors
 from model.layer import LayerNormClass
 
@@ -22,6 +24,10 @@ class Batch(Protocol):
     @property
     def position_ids(self) -> Tensor: ...  # noqa: D102
     @property
+    def language_ids(self) -> Tensor: ...  # noqa: D102
+    @property
+    def language_shown(self) -> Tensor: ...  # noqa: D102
+    @property
     def document_starts(self) -> Tensor: ...  # noqa: D102
     @property
     def context_lengths(self) -> Tensor: ...  # noqa: D102
@@ -29,6 +35,8 @@ class Batch(Protocol):
     def predicted(self) -> Tensor: ...  # noqa: D102
     @property
     def targets(self) -> Tensor: ...  # noqa: D102
+    @property
+    def draws(self) -> Tensor: ...  # noqa: D102
     @property
     def sentence_tokens(self) -> int: ...  # noqa: D102
     @property
@@ -68,15 +76,20 @@ class PretrainingModel(nn.Module):
         self.temperature = InverseTemperature(initial_temperature, learn_temperature)
         initialise(self, config, seed)
 
-    def forward(self, batch: Batch, sentence_vectors_only: bool = False) -> PretrainingOutput:
+    def forward(
+        self, batch: Batch, sentence_vectors_only: bool = False, decoding: Decoding | None = None
+    ) -> PretrainingOutput | Tensor:
         """Encode the whole stream; losses at its predicted positions, vectors of its first documents.
 
         ``sentence_vectors_only`` runs the encoder on tokens [0, sentence_tokens) alone and predicts nothing.
+        With ``decoding`` the result is ids (M,) for the predicted positions, and nothing else; without gradient.
 
         Every trainable parameter is in the graph of ``prediction_losses``, also where nothing is predicted
         and nothing compared: ZeRO-3 would apply the last step's gradient again to one that is not. So a
         training loss must always contain ``prediction_losses.sum()``, empty or not.
         """
+        if decoding is not None:
+            return self._generated(batch, decoding)
         documents = batch.sentence_documents
         tokens = batch.sentence_tokens if sentence_vectors_only else len(batch.token_ids)
         counted = documents if sentence_vectors_only else len(batch.context_lengths)
@@ -91,10 +104,28 @@ class PretrainingModel(nn.Module):
         if sentence_vectors_only:
             nothing = vectors.new_empty(0)
             return PretrainingOutput(nothing, nothing.bool(), vectors, inverse_temperature)
+
+        def losses_of(features: Tensor, table: Tensor, bias: Tensor) -> VocabularyLoss:
+            return vocabulary_loss(features, table, bias, batch.targets)
+
         losses, correct = self.head(
-            hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, batch.targets
+            hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, losses_of
         )
         return PretrainingOutput(losses + 0.0 * inverse_temperature, correct, vectors, inverse_temperature)
+
+    @torch.no_grad()
+    def _generated(self, batch: Batch, decoding: Decoding) -> Tensor:
+        """Ids (M,) for the predicted positions of ``batch``."""
+        hidden = self.encoder(
+            batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths
+        ).index_select(0, batch.predicted)
+        languages = batch.language_ids[batch.predicted]
+
+        def ids_of(features: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+            return decoding.choose(features, table, bias, languages, batch.draws)
+
+        ids: Tensor = self.head(hidden, self.encoder.embedding.word.weight, ids_of)
+        return ids
 
 
 def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:

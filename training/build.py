@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from data.config import DataConfig
 from data.lexicon import Lexicon
+from data.masking import FIRST_ORDINARY_ID
 from data.planner import Planner
 from data.prepare import differences
 from data.recipe import UserError
@@ -20,6 +21,7 @@ from data.stream import MicrobatchMaker
 from data.task import Material
 from data.tokenizer import Tokenizer
 from model.config import EncoderConfig
+from model.generation import Decoding
 from model.huggingface import ModelError, load_weights, read_config
 from model.pretraining import PretrainingModel
 from training.config import Recipe
@@ -67,6 +69,11 @@ def planner_of(recipe: Recipe, data: DataParts) -> Planner:
         maximum_tokens=recipe.maximum_tokens,
         seed=recipe.seed,
     )
+
+
+def decoding_of(data: DataParts) -> Decoding:
+    """How pseudo tokens are chosen."""
+    return Decoding(range(FIRST_ORDINARY_ID, data.material.tokenizer.mask_id))
 
 
 def maker_from(recipe: Recipe, data: DataParts) -> MicrobatchMaker:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from data.recipe import UserError
+from model.generation import Decoding
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 
 _RECIPE_DECIDES = ("weight_decay", "betas", "eps")
@@ -100,6 +101,15 @@ class Engine:
     def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
         """The model's forward."""
         return self._engine(batch, sentence_vectors_only=sentence_vectors_only)
+
+    def generate(self, batch: Batch, decoding: Decoding) -> Tensor:
+        """Ids (M,) for the predicted positions of ``batch``, without gradient and without dropout."""
+        training = self._engine.training
+        self._engine.train(False)
+        with torch.no_grad():
+            ids: Tensor = self._engine(batch, decoding=decoding)
+        self._engine.train(training)
+        return ids
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""

@@ -1,6 +1,7 @@
 """One step: the losses of all tasks, each divided once by its count over the whole step, and their backward.
 
 microbatches of this rank ──▶ tallies summed over ranks ──▶ weight of each stream's loss terms
+                         ──▶ pseudo tokens, where the step has any: generated without gradient, written into the batch
                          ──▶ forward, losses, backward (with accumulation the pool's first pass before)
 """
 
@@ -18,6 +19,7 @@ from data.batch import PackedBatch
 from data.sampling import Stream
 from data.stream import Microbatch, Tally
 from data.tasks import TasksConfig
+from model.generation import Decoding
 from objectives.alignment import sentence_alignment
 from objectives.alignment_pool import AlignmentPool
 from objectives.masked_tokens import masked_token_loss
@@ -26,7 +28,7 @@ from training.engine import Engine
 
 
 def sum_tallies(microbatches: Sequence[Microbatch], flags: Sequence[bool]) -> tuple[np.ndarray, list[bool]]:
-    """The step's tally (S, 8) over all ranks, and which ``flags`` were raised on any of them: one exchange."""
+    """The step's tally (S, len(Tally)) over all ranks, and which ``flags`` were raised on any of them: one exchange."""
     mine = sum(microbatch.tally for microbatch in microbatches)
     assert isinstance(mine, np.ndarray)
     sent = torch.from_numpy(np.concatenate([mine.ravel(), np.array(flags, dtype=np.int64)]))
@@ -63,14 +65,22 @@ def weights_of(
 
 
 def run_microbatches(
-    engine: Engine, batches: Sequence[PackedBatch], weights: Tensor, *, aligned: bool
+    engine: Engine,
+    batches: Sequence[PackedBatch],
+    weights: Tensor,
+    *,
+    aligned: bool,
+    decoding: Decoding | None = None,
 ) -> StepLosses:
     """Forward and backward of this rank's part of a step; the gradient is left with the engine.
 
-    ``aligned`` says whether the recipe has tasks that compare sentences: it decides which collectives run, so it
-    must be the same on every rank and at every step.
+    ``aligned`` says whether the recipe has tasks that compare sentences, ``decoding`` how pseudo tokens are chosen,
+    None in a step in which no rank has any to generate. Both decide which collectives run, so they must be the same
+    on every rank; ``aligned`` at every step too.
     """
     ranks = dist.group.WORLD
+    if decoding is not None:
+        batches = with_pseudo_tokens(engine, batches, decoding)
     reports: list[LossReport] = []
     pool = _first_pass(engine, batches, weights) if aligned and len(batches) > 1 else None
     if pool is not None:
@@ -90,6 +100,21 @@ def run_microbatches(
         if number + 1 < len(batches):
             engine.between_microbatches()
     return _summed(reports, 1.0 / float(output.inverse_temperature.detach()))
+
+
+def with_pseudo_tokens(
+    engine: Engine, batches: Sequence[PackedBatch], decoding: Decoding
+) -> list[PackedBatch]:
+    """The batches with their slots filled by the current weights.
+
+    One forward for each microbatch, also for one that has nothing to generate: ZeRO-3 gathers weights in every
+    forward, and a rank that left one out would leave the others waiting.
+    """
+    filled = []
+    for batch in batches:
+        generation = batch.generation or PackedBatch.empty(batch.token_ids.device)
+        filled.append(batch.filled(engine.generate(generation, decoding)))
+    return filled
 
 
 def _first_pass(engine: Engine, batches: Sequence[PackedBatch], weights: Tensor) -> AlignmentPool:

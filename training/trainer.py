@@ -24,7 +24,7 @@ from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
 from model.pretraining import PretrainingOutput
 from training import checkpoint, run_folder
-from training.build import build_model, maker_from, maker_of, open_data, planner_of
+from training.build import build_model, decoding_of, maker_from, maker_of, open_data, planner_of
 from training.config import Recipe, changes, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
@@ -33,7 +33,7 @@ from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
 from training.schedule import learning_rate
 from training.sharding import resolve_sharding
-from training.step import run_microbatches, sum_tallies, weights_of
+from training.step import run_microbatches, sum_tallies, weights_of, with_pseudo_tokens
 
 _SKIPS_IN_A_ROW = 20  # steps without a finite gradient after which a run is given up
 
@@ -73,6 +73,7 @@ class Trainer:
             ranks=self.world.ranks,
             workers=recipe.workers,
         )
+        self.decoding = decoding_of(self.data)
         self.evaluator = Evaluator(
             self.data.store, self.data.material, recipe.evaluation, recipe.batch.microbatch_tokens
         )
@@ -117,7 +118,10 @@ class Trainer:
             # Dropout, another one on each rank: a function of the step, so nothing of it has to be saved.
             torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
             self.engine.train()
-            losses = run_microbatches(self.engine, self._on_device(microbatches), weights, aligned=aligned)
+            losses = run_microbatches(
+                self.engine, self._on_device(microbatches), weights, aligned=aligned,
+                decoding=self.decoding if tally[:, Tally.PSEUDO].any() else None,
+            )  # fmt: skip
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
             mix = self.planner.mix(step)
@@ -229,11 +233,15 @@ class Trainer:
         plan = planner_of(self.recipe, self.data).plan()
         maker = self._maker()
         finite = torch.ones(1, device=self.world.device)
-        for number in range(self.engine.accumulation):
-            first = (self.world.rank + number * self.world.ranks) * rows
-            batch = PackedBatch.from_arrays(maker(plan.rows(first, first + rows)).arrays)
+        places = [(self.world.rank + i * self.world.ranks) * rows for i in range(self.engine.accumulation)]
+        microbatches = [maker(plan.rows(first, first + rows)) for first in places]
+        tally, _ = sum_tallies(microbatches, [])
+        batches = self._on_device(microbatches)
+        if tally[:, Tally.PSEUDO].any():
+            batches = with_pseudo_tokens(self.engine, batches, self.decoding)
+        for batch in batches:
             with torch.no_grad():
-                output = self.engine(batch.to(self.world.device))
+                output = self.engine(batch)
             finite *= float(all(bool(torch.isfinite(part).all()) for part in output))
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)
         if not finite.item():

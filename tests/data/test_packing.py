@@ -1,10 +1,13 @@
-"""Invariants: every document keeps its tokens, compared documents stand first, the tail is one document of padding."""
+"""Invariants: every document keeps its tokens, compared documents stand first, the tail is one document of padding,
+what is generated for a document belongs into its slots."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import torch
 
+from data.batch import PackedBatch
 from data.packing import Document, Example, Triplet, pack
 
 
@@ -80,3 +83,58 @@ def test_teacher_vectors_stand_beside_the_compared_documents_only():
     assert packed["teacher_vectors"] == pytest.approx(np.array([[0, 0], [0.6, 0.8]]), abs=1e-3)
     assert pack(examples, 3, 1)["teacher_vectors"].shape == (2, 0)
     assert pack([], 3, 1, teacher_width=2)["teacher_vectors"].shape == (0, 2)
+
+
+def test_slots_are_filled_in_order_by_what_is_generated_for_their_examples():
+    def asking(ids, draws):
+        where = np.arange(len(ids) - len(draws), len(ids))
+        zeros = np.zeros(len(where), dtype=np.int64)
+        asked = document(ids, context=int(where[0]))
+        return replace(asked, predicted=where, targets=zeros, draws=np.array(draws))
+
+    plain = Example(0, [document([10, 11])])
+    late = Example(
+        1,
+        [replace(document([20, 0, 21, 0]), slots=np.array([1, 3])), document([22])],
+        generation=[asking([20, 21, 9, 9], [0.25, 0.5])],
+    )
+    compared = Example(
+        2,
+        [document([30]), replace(document([0, 31]), slots=np.array([0]))],
+        pairs=[(0, 1)],
+        generation=[asking([30, 9], [0.75])],
+    )
+    batch = PackedBatch.from_arrays(pack([plain, late, compared], 12, pad_id=1))
+    assert batch.slots.tolist() == [1, 6, 8]
+    generation = batch.generation
+    assert generation.token_ids.tolist() == [30, 9, 20, 21, 9, 9]  # no padding: only as long as it must be
+    assert generation.predicted.tolist() == [1, 4, 5]
+    assert generation.draws.tolist() == [0.75, 0.25, 0.5]
+    assert generation.context_lengths.tolist() == [1, 2]
+    assert generation.generation is None and len(generation.slots) == 0
+    filled = batch.to("cpu").filled(torch.tensor([70, 71, 72]))
+    assert filled.token_ids.tolist() == [30, 70, 31, 10, 11, 20, 71, 21, 72, 22, 1, 1]
+    assert batch.token_ids.tolist() == [30, 0, 31, 10, 11, 20, 0, 21, 0, 22, 1, 1]
+    with pytest.raises(ValueError, match="2 pseudo tokens for 3 slots"):
+        batch.filled(torch.tensor([70, 71]))
+    assert pack([plain], 2, 1)["generation"] is None
+
+
+def test_slots_that_nothing_is_generated_for_are_refused():
+    with pytest.raises(ValueError, match="generates 0 pseudo tokens for 1 slots"):
+        pack([Example(0, [replace(document([5, 6]), slots=np.array([1]))])], 2, 1)
+
+
+def test_a_document_tells_its_language_in_all_its_tokens_or_in_none():
+    told, untold = (Example(0, [replace(document([5, 6]), language_shown=shown)]) for shown in (True, False))
+    assert pack([told, untold], 6, 1)["language_shown"].tolist() == [True, True, False, False, False, False]
+
+
+def test_a_batch_of_no_tokens_has_every_column():
+    empty, packed = PackedBatch.empty("cpu"), PackedBatch.from_arrays(pack([], 0, 1))
+    for column in fields(PackedBatch):
+        one, other = getattr(empty, column.name), getattr(packed, column.name)
+        if isinstance(one, torch.Tensor):
+            assert one.dtype == other.dtype and one.shape == other.shape, column.name
+        else:
+            assert one == other, column.name

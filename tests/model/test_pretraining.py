@@ -21,10 +21,13 @@ Build = Callable[..., PretrainingModel]
 class Microbatch:
     token_ids: Tensor
     position_ids: Tensor
+    language_ids: Tensor
+    language_shown: Tensor
     document_starts: Tensor
     context_lengths: Tensor
     predicted: Tensor
     targets: Tensor
+    draws: Tensor
     sentence_tokens: int
     sentence_documents: int
 
@@ -39,10 +42,13 @@ def microbatch(sentences: int = 3, predicted: int = 6, documents: bool = True) -
     return Microbatch(
         token_ids=ids,
         position_ids=torch.cat([torch.arange(n) + 2 for n in [*lengths, 7]]),
+        language_ids=torch.zeros(len(ids), dtype=torch.long),
+        language_shown=torch.zeros(len(ids), dtype=torch.bool),
         document_starts=torch.tensor([0, *lengths, 7]).cumsum(0),
         context_lengths=torch.tensor([5, 9, 7, 4, 8, 7] if documents else [7]),
         predicted=torch.tensor([40, 21, 25, 26, 33, 32][:predicted], dtype=torch.long),
         targets=torch.tensor([7, 8, 9, 10, 11, 12][:predicted], dtype=torch.long),
+        draws=torch.linspace(0, 0.99, predicted, dtype=torch.float64),
         sentence_tokens=sum(lengths[:sentences]),
         sentence_documents=sentences,
     )

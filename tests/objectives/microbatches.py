@@ -27,6 +27,7 @@ def batch_of(
         token_ids=empty if features is None else features,
         position_ids=torch.full((documents,), 2),
         language_ids=torch.zeros(documents, dtype=torch.int64),
+        language_shown=torch.zeros(documents, dtype=torch.bool),
         document_starts=torch.arange(documents + 1),
         context_lengths=torch.ones(documents, dtype=torch.int64),
         predicted=predictions,
