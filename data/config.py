@@ -70,6 +70,7 @@ class CorpusConfig(_Alternatives):
     positive: Text | None = None
     negatives: Text | None = None
     scores: Text | None = None
+    languages: tuple[Name, ...] | None = None  # of rows that say their own: only these are read
     split: Text | None = None  # huggingface: which split of a folder with several
     held_out: bool = False  # prepared, but never trained on and never seen by the tokenizer
 
@@ -104,16 +105,17 @@ class CorpusConfig(_Alternatives):
             needed: tuple[str, ...] = ("paths",) if self.kind == "parallel" else ("path", "language")
             return needed, needed
         if self.format == "tsv":
-            optional = ("language",) if self.kind == "monolingual" else ()
+            optional = ("language", "languages") if self.kind == "monolingual" else ()
             return ("path", "columns"), ("path", "columns", *optional)
         place = ("path", "split") if self.format == "huggingface" else ("path",)
         if self.kind == "parallel":
-            chosen = "fields" if self.fields is not None else "translations"
-            return ("path", chosen), (*place, chosen)
+            if self.fields is not None:
+                return ("path", "fields"), (*place, "fields")
+            return ("path", "translations"), (*place, "translations", "languages")
         if self.kind == "monolingual":
-            return ("path", "text", "language"), (*place, "text", "language")
+            return ("path", "text", "language"), (*place, "text", "language", "languages")
         triplet = ("anchor", "positive", "negatives", "scores", "language")
-        return ("path", *triplet), (*place, *triplet)
+        return ("path", *triplet), (*place, *triplet, "languages")
 
     def _miscounts(self, what: str) -> list[str]:
         """Values that are fine alone and wrong together."""
@@ -122,6 +124,11 @@ class CorpusConfig(_Alternatives):
             languages = getattr(self, key)
             if languages is not None and len(languages) < 2:
                 problems.append(f"'{key}' of {what} must name at least two languages")
+        if self.languages is not None:
+            if len(self.languages) < (2 if self.kind == "parallel" else 1):
+                problems.append(f"'languages' leaves nothing of {what}: name more of them")
+            if self.language is not None and self.language.code is not None:
+                problems.append("'languages' chooses among those of the rows; this corpus has one (language)")
         if self.format == "text" and self.language is not None and self.language.field is not None:
             problems.append("a plain text file has no fields: give the language itself (language: de)")
         if self.format == "tsv" and self.columns is not None:

@@ -32,6 +32,7 @@ REASONS = {
     "missing_field": "the row lacks a field that the recipe names",
     "unknown_kind_of_value": "the value is no text (or no list of texts, no number) where one is expected",
     "bad_language": "the value is no language code",
+    "left_out_language": "the recipe reads other languages of this corpus",
     "fewer_than_two_languages": "a translation needs texts in two languages",
     "wrong_scores": "not one score for the positive and one for each negative",
 }
@@ -277,7 +278,12 @@ class _Judge:
         texts = row.get(config.translations or "", _Bad("missing_field"))
         if not isinstance(texts, dict):
             return [("und", path, texts if isinstance(texts, _Bad) else _Bad("unknown_kind_of_value"))]
-        return [(language, path, text) for language, text in texts.items() if text is not None]
+        wanted = texts if config.languages is None else config.languages
+        return [
+            (language, path, text)
+            for language, text in texts.items()
+            if text is not None and language in wanted
+        ]
 
     def _sentence(self, row: dict[str, Any]) -> Sentence | tuple[str, str]:
         language = self._language(row)
@@ -314,8 +320,10 @@ class _Judge:
         language = row.get("language" if self.config.columns else (setting and setting.field) or "")
         if language is None:
             return _Bad("missing_field")
-        fine = isinstance(language, str) and LANGUAGE.fullmatch(language)
-        return language if fine else _Bad("bad_language")
+        if not isinstance(language, str) or not LANGUAGE.fullmatch(language):
+            return _Bad("bad_language")
+        wanted = self.config.languages
+        return language if wanted is None or language in wanted else _Bad("left_out_language")
 
 
 @dataclass(frozen=True, slots=True)

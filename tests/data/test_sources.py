@@ -142,6 +142,36 @@ def test_a_multi_way_row_keeps_its_good_texts_as_long_as_two_remain(tmp_path: Pa
     ]
 
 
+def test_only_the_languages_that_the_recipe_names_are_read(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    texts = [{"en": "a", "de": "b", "fr": "c"}, {"de": "b", "fr": "c"}, {"de": "b", "en": ""}]
+    rows.write_text("\n".join(json.dumps({"t": each}) for each in texts))
+    kept, rejects = read(rows_corpus(rows, languages=["en", "de"]))
+    assert kept == [(1, TranslationPair((("en", "a"), ("de", "b"))))]
+    assert reasons(rejects) == {2: "fewer_than_two_languages", 3: "empty"}
+    assert len(rejects) == 2  # a text in another language is no reject of its own
+    single = tmp_path / "single.tsv"
+    single.write_text("hallo\tde\nbonjour\tfr\nhello\ten\n")
+    columns = {"kind": "monolingual", "format": "tsv", "path": str(single), "columns": ["text", "language"]}
+    kept, rejects = read(corpus(**columns, languages=["de", "en"]))
+    assert kept == [(1, Sentence("de", "hallo")), (3, Sentence("en", "hello"))]
+    assert reasons(rejects) == {2: "left_out_language"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"languages": ["en"]}, "'languages' leaves nothing"),
+        ({"translations": None, "fields": {"en": "e", "de": "d"}, "languages": ["en", "de"]}, "'languages'"),
+        ({"kind": "monolingual", "translations": None, "text": "t", "language": "en", "languages": ["en"]},
+         "'languages' chooses among those of the rows"),
+    ],
+)  # fmt: skip
+def test_languages_are_chosen_where_the_rows_name_them(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rows_corpus(Path("a.jsonl"), **settings)
+
+
 def test_tsv_columns_are_languages_or_text_and_language(tmp_path: Path) -> None:
     path = tmp_path / "a.tsv"
     path.write_text("a\tb\t9\nonly\na\t\t9\n\nx\ty\tz\tw\n")
