@@ -106,6 +106,7 @@ class EvaluationConfig(Section):
     """When and on what the model is measured."""
 
     every: int = Field(0, ge=0)  # steps; 0: only before the first and after the last
+    before: bool = True  # also before the first step
     retrieval: dict[Name, RetrievalConfig] = {}
     masked: tuple[Name, ...] = ()  # held-out corpora for masked accuracy and CAMLM against its control
     other_pairs: int = Field(20, ge=0)  # pairs of languages without English that are sampled

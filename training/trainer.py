@@ -102,7 +102,7 @@ class Trainer:
         aligned = any(stream.task.loss == "alignment" for stream in self.data.streams)
         self._dry_batch(aligned)
         finished = self.done >= self.recipe.steps
-        if self.done == 0 or (
+        if (self.done == 0 and self.recipe.evaluation.before) or (
             finished and self.done not in self._by_first(lambda: read_evaluations(self.folder))
         ):
             self._evaluate()

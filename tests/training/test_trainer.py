@@ -102,7 +102,9 @@ def test_more_steps_can_be_asked_for_of_a_run_that_is_done(small_recipe: Path, t
 def test_a_run_starts_from_an_exported_model_with_its_tokenizer(
     small_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(small_recipe, tmp_path / "runs", "steps=2", WITHOUT_EVALUATION)
+    after_alone = "evaluation={before: false, retrieval: {test: {corpus: test}}}"
+    train(small_recipe, tmp_path / "runs", "steps=2", after_alone)
+    assert set(read_evaluations(tmp_path / "runs" / "small")) == {2}
     model = tmp_path / "model"
     export(load_run(tmp_path / "runs" / "small"), model)
     recipe = write_small_recipe(tmp_path)
