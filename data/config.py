@@ -65,11 +65,14 @@ class CorpusConfig(_Alternatives):
     fields: dict[Name, Text] | None = None  # parallel: language -> field
     columns: tuple[Name | Literal["_"], ...] | None = None  # tsv: languages, or text and language
     text: Text | None = None  # monolingual: the field of the text
-    language: LanguageConfig | None = None  # monolingual and scored
+    language: LanguageConfig | None = None  # monolingual and scored (there: of the anchor)
+    candidates_language: LanguageConfig | None = (
+        None  # scored: of positive and negatives, where it is another one
+    )
     anchor: Text | None = None  # scored: fields of a triplet
     positive: Text | None = None
     negatives: Text | None = None
-    scores: Text | None = None
+    scores: Text | None = None  # left out: a teacher gives them (tasks.adaptive_margin.teacher)
     languages: tuple[Name, ...] | None = None  # of rows that say their own: only these are read
     split: Text | None = None  # huggingface: which split of a folder with several
     held_out: bool = False  # prepared, but never trained on and never seen by the tokenizer
@@ -114,8 +117,8 @@ class CorpusConfig(_Alternatives):
             return ("path", "translations"), (*place, "translations", "languages")
         if self.kind == "monolingual":
             return ("path", "text", "language"), (*place, "text", "language", "languages")
-        triplet = ("anchor", "positive", "negatives", "scores", "language")
-        return ("path", *triplet), (*place, *triplet, "languages")
+        triplet = ("anchor", "positive", "negatives", "language")
+        return ("path", *triplet), (*place, *triplet, "scores", "candidates_language", "languages")
 
     def _miscounts(self, what: str) -> list[str]:
         """Values that are fine alone and wrong together."""

@@ -70,7 +70,11 @@ def make_mixed_alignment(
     kept = whole[: draw.room - len(ids) - 2 * SPECIALS]
     if np.array_equal(kept, ids[: len(kept)]):  # what was translated stood behind the cut
         return Made(None)
-    documents = [context_document(wrapped(side, tokenizer), segment.language) for side in (ids, kept)]
+    # To the teacher both mean the same: it has read the original.
+    documents = [
+        context_document(wrapped(side, tokenizer), segment.language, teacher=segment.teacher)
+        for side in (ids, kept)
+    ]
     if draw.random("side").random() < 0.5:
         documents.reverse()
     example = Example(draw.stream, documents, pairs=[(0, 1)], group=segment.group)

@@ -31,7 +31,8 @@ class ScoredTriplet:
     anchor: str
     positive: str
     negatives: tuple[str, ...]
-    scores: tuple[float, ...]  # of the positive first, then of each negative
+    scores: tuple[float, ...]  # of the positive first, then of each negative; NaN where there are none yet
+    candidates_language: str | None = None  # of positive and negatives, where it is not the anchor's
 
 
 Record = Sentence | TranslationPair | ScoredTriplet
@@ -43,5 +44,5 @@ def segments(record: Record) -> tuple[tuple[str, str], ...]:
         return ((record.language, record.text),)
     if isinstance(record, TranslationPair):
         return record.texts
-    texts = (record.anchor, record.positive, *record.negatives)
-    return tuple((record.language, text) for text in texts)
+    language = record.candidates_language or record.language
+    return ((record.language, record.anchor), *((language, t) for t in (record.positive, *record.negatives)))

@@ -35,8 +35,10 @@ class Stream:
     task: Task
     languages: tuple[str, ...]  # one, or the two of a pair
     corpora: np.ndarray  # (n,) number of the corpus of each record
-    segments: tuple[np.ndarray, ...]  # one (n,) array for a text, two for a pair: segments in that corpus
-    lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside
+    # segments in that corpus: one (n,) array for a text, two for a pair; anchor, positive and negatives of a triplet,
+    # -1 where it has fewer of them
+    segments: tuple[np.ndarray, ...]
+    lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside; -1 where there is none
     rows: Rows | None = None
     # (records, how often they may be read) of each corpus in turn; empty: all of them without end
     caps: tuple[tuple[int, int | None], ...] = ()
@@ -60,7 +62,7 @@ class Stream:
 
     def segments_of(self, record: int, epoch: int, seed: int) -> list[int]:
         """The segments of one record in an epoch, those drawn from its row included."""
-        found = [int(side[record]) for side in self.segments]
+        found = [int(side[record]) for side in self.segments if side[record] >= 0]
         further = self._further(np.array([record]), epoch, seed)
         return found + [int(segments[0]) for segments in further if segments[0] >= 0]
 
@@ -93,6 +95,7 @@ def streams_of(
         "sentences": _by_language([c for c in corpora if c.kind == "monolingual"], store.languages),
         "texts": _by_language([c for c in corpora if c.kind != "scored"], store.languages),
         "pairs": _by_pair([c for c in corpora if c.kind == "parallel"], store.languages, sampling.pairs),
+        "triplets": _by_triplet([c for c in corpora if c.kind == "scored"], store.languages, tasks),
     }
     streams: list[Stream] = []
     for name, settings in tasks.enabled().items():
@@ -108,8 +111,15 @@ def streams_of(
             if not (task.needs_lexicon and lexicon is not None and not lexicon.languages.issuperset(of))
         ]
         if not found:
-            what = {"pairs": "parallel", "sentences": "monolingual", "texts": "training"}[task.reads]
-            where = "" if sampling.pairs == "all" else f" with language {sampling.pairs!r} (sampling.pairs)"
+            kinds = {
+                "pairs": "parallel",
+                "sentences": "monolingual",
+                "texts": "training",
+                "triplets": "scored",
+            }
+            what = kinds[task.reads]
+            restricted = task.reads == "pairs" and sampling.pairs != "all"
+            where = f" with language {sampling.pairs!r} (sampling.pairs)" if restricted else ""
             raise UserError(
                 f"task {name} is on but there is no {what} corpus for it{where}: add one, or leave it out."
             )
@@ -150,6 +160,24 @@ def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -
     return pool
 
 
+def _by_triplet(corpora: Sequence[Corpus], languages: Sequence[str], tasks: TasksConfig) -> Pool:
+    """The triplets of scored corpora by the languages of anchor and candidates, in the order of their names."""
+    pool: Pool = {}
+    if tasks.adaptive_margin is None:
+        return pool
+    for corpus in corpora:
+        anchors, ends = corpus.record_starts[:-1], corpus.record_starts[1:]
+        places = [anchors + 1 + i for i in range(1 + tasks.adaptive_margin.negatives)]
+        segments = (anchors, *(np.where(place < ends, place, -1) for place in places))
+        sides = np.stack([corpus.segment_language[side] for side in segments[:2]])
+        both, of = np.unique(np.sort(sides, axis=0), axis=1, return_inverse=True)
+        for number, pair in enumerate(both.T):
+            key = tuple(dict.fromkeys(languages[language] for language in pair))
+            chosen = of.ravel() == number
+            pool.setdefault(key, []).append((corpus, tuple(side[chosen] for side in segments)))
+    return pool
+
+
 def _stream(
     task: Task,
     languages: tuple[str, ...],
@@ -177,7 +205,12 @@ def _stream(
         languages=languages,
         corpora=np.concatenate([np.full(len(s[0]), numbers[c.name], dtype=np.int32) for c, s in parts]),
         segments=tuple(np.concatenate([segments[side] for _, segments in parts]) for side in sides),
-        lengths=tuple(np.concatenate([c.segment_lengths[s[side]] for c, s in parts]) for side in sides),
+        lengths=tuple(np.concatenate([_lengths(c, s[side]) for c, s in parts]) for side in sides),
         rows=rows,
         caps=tuple((len(segments[0]), sampling.cap(corpus.name)) for corpus, segments in parts),
     )
+
+
+def _lengths(corpus: Corpus, segments: np.ndarray) -> np.ndarray:
+    """Tokens of segments, -1 where there is none."""
+    return np.where(segments >= 0, corpus.segment_lengths[segments], -1)

@@ -48,7 +48,9 @@ class Shares:
             name: np.array([i for i, stream in enumerate(streams) if stream.task.name == name])
             for name in self._weights
         }
-        self._tokens = np.array([sum(int(lengths.sum()) for lengths in s.lengths) for s in streams], float)
+        self._tokens = np.array(
+            [sum(int(lengths.clip(0).sum()) for lengths in s.lengths) for s in streams], float
+        )
         self._languages = [stream.languages for stream in streams]
         self._last: tuple[object, np.ndarray] = (None, self._tokens)
         for begin in sampling.begins():
@@ -67,7 +69,7 @@ class Shares:
         shares = np.zeros(len(open_))
         for name, part in self._parts(now, open_, decisions).items():
             members = self._members[name][open_[self._members[name]]]
-            paired = TASKS[name].reads == "pairs"
+            paired = TASKS[name].reads in ("pairs", "triplets")
             due = self._tokens[members] ** (now.pair_temperature if paired else now.language_temperature)
             shares[members] = part * due / due.sum()
             floors = self._floors(now.floor, members)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -208,6 +209,8 @@ def fields_of(config: CorpusConfig) -> dict[str, str]:
     found = {getattr(config, key): key for key in keys if getattr(config, key) is not None}
     if config.language is not None and config.language.field is not None:
         found[config.language.field] = "language.field"
+    if config.candidates_language is not None and config.candidates_language.field is not None:
+        found[config.candidates_language.field] = "candidates_language.field"
     return found
 
 
@@ -297,9 +300,14 @@ class _Judge:
         language = self._language(row)
         if isinstance(language, _Bad):
             return language.reason, ""
+        candidates = self._language(row, of_candidates=True) if self.config.candidates_language else None
+        if isinstance(candidates, _Bad):
+            return candidates.reason, language
         names = (self.config.anchor, self.config.positive, self.config.negatives, self.config.scores)
         anchor, positive, negatives, scores = (row.get(name or "", _Bad("missing_field")) for name in names)
         negatives = [negatives] if isinstance(negatives, str) else negatives
+        if self.config.scores is None and isinstance(negatives, list):
+            scores = [math.nan] * (1 + len(negatives))
         for value in (negatives, scores):
             if not isinstance(value, list):
                 return (value.reason if isinstance(value, _Bad) else "unknown_kind_of_value"), language
@@ -308,13 +316,15 @@ class _Judge:
             return problem, language
         if any(isinstance(score, bool) or not isinstance(score, int | float) for score in scores):
             return "unknown_kind_of_value", language
-        if not negatives or len(scores) != 1 + len(negatives) or not all(abs(s) < 1e30 for s in scores):
+        fine = self.config.scores is None or all(abs(s) < 1e30 for s in scores)
+        if not negatives or len(scores) != 1 + len(negatives) or not fine:
             return "wrong_scores", language
         others = tuple(text.strip() for text in negatives)
-        return ScoredTriplet(language, anchor.strip(), positive.strip(), others, tuple(map(float, scores)))
+        given = tuple(map(float, scores))
+        return ScoredTriplet(language, anchor.strip(), positive.strip(), others, given, candidates)
 
-    def _language(self, row: dict[str, Any]) -> str | _Bad:
-        setting = self.config.language
+    def _language(self, row: dict[str, Any], *, of_candidates: bool = False) -> str | _Bad:
+        setting = self.config.candidates_language if of_candidates else self.config.language
         if setting is not None and setting.code is not None:
             return setting.code
         language = row.get("language" if self.config.columns else (setting and setting.field) or "")

@@ -7,6 +7,7 @@ Planner (every rank the same) ──▶ rows of this rank's microbatches ──�
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -26,9 +27,10 @@ from data.lexicon import Lexicon
 from data.packing import Example, pack
 from data.planner import LAG, Planner
 from data.sampling import SamplingConfig, Stream, streams_of
-from data.store import TokenStore
+from data.store import Corpus, TokenStore
 from data.task import Draw, Material, TextSegment
 from data.tasks import TasksConfig
+from data.teaching import Taught
 from data.tokenizer import Tokenizer
 
 _LANGUAGE_SHOWN = 0.5  # probability that a document of the training tells its language
@@ -47,6 +49,8 @@ class Tally(IntEnum):
     WORDS = 7
     LANGUAGES = 8  # sum over examples
     CUT = 9  # mixed texts that lost their end for want of room
+    TRIPLETS = 10
+    TAUGHT_PAIRS = 11  # of the pairs, those of whose texts the teacher's vectors are known
 
 
 class Microbatch(NamedTuple):
@@ -66,6 +70,7 @@ class MicrobatchMaker:
     settings: TasksConfig
     microbatch_tokens: int
     seed: int
+    taught: Taught = Taught()
 
     @classmethod
     def open(
@@ -79,12 +84,13 @@ class MicrobatchMaker:
         maximum_tokens: int,
         seed: int,
     ) -> MicrobatchMaker:
-        """Open the store, its tokenizer and the lexicon."""
+        """Open the store, its tokenizer, the lexicon, and what a teacher said."""
         store = TokenStore.open(store_folder)
         lexicon = Lexicon.load(lexicon_paths) if lexicon_paths else None
         material = Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, maximum_tokens)
         streams = streams_of(store, tasks, sampling, lexicon)
-        return cls(streams, material, store, tasks, microbatch_tokens, seed)
+        taught = Taught.open(tasks, store, known=True)  # by the run that this is a worker of
+        return cls(streams, material, store, tasks, microbatch_tokens, seed, taught)
 
     def __call__(self, records: np.ndarray) -> Microbatch:
         """Make the microbatch of ``records`` (n, 5) as the planner gives them; n may be 0."""
@@ -95,15 +101,8 @@ class MicrobatchMaker:
         for number, record, epoch, room, _ in records.tolist():
             stream = self.streams[number]
             corpus = corpora[stream.corpora[record]]
-            segments = [
-                TextSegment(
-                    int(corpus.segment_language[segment]),
-                    corpus.ids(int(segment)),
-                    corpus.text(int(segment)),
-                    int(corpus.segment_groups[segment]),
-                )
-                for segment in stream.segments_of(record, epoch, self.seed)
-            ]
+            found = stream.segments_of(record, epoch, self.seed)
+            segments = [self._segment(corpus, segment) for segment in found]
             draw = Draw(self.seed, number, stream.name, record, epoch, room)
             example, mixed, cut = stream.task.make(segments, draw, self.material, configs[stream.task.name])
             row = tally[number]
@@ -115,13 +114,36 @@ class MicrobatchMaker:
             row[Tally.PREDICTIONS] += sum(len(document.predicted) for document in example.documents)
             row[Tally.PAIRS] += len(example.pairs)
             row[Tally.PSEUDO] += sum(len(document.slots) for document in example.documents)
+            row[Tally.TRIPLETS] += len(example.triplets)
+            row[Tally.TAUGHT_PAIRS] += sum(
+                all(example.documents[side].teacher is not None for side in pair) for pair in example.pairs
+            )
             if mixed is not None:
                 row[Tally.REPLACED] += mixed.replaced
                 row[Tally.TRANSLATABLE] += mixed.translatable
                 row[Tally.WORDS] += mixed.words
                 row[Tally.LANGUAGES] += mixed.languages
                 row[Tally.CUT] += cut
-        return Microbatch(pack(examples, self.microbatch_tokens, self.material.tokenizer.pad_id), tally)
+        pad_id = self.material.tokenizer.pad_id
+        arrays = pack(examples, self.microbatch_tokens, pad_id, teacher_width=self.taught.width)
+        return Microbatch(arrays, tally)
+
+    def _segment(self, corpus: Corpus, segment: int) -> TextSegment:
+        """A text of the store, with what the teacher said about it."""
+        score, vector = math.nan, None
+        if corpus.kind == "scored":
+            scores = self.taught.scores.scores(corpus.name) if self.taught.scores else corpus.segment_scores
+            score = math.nan if scores is None else float(scores[segment])
+        elif self.taught.vectors is not None:
+            vector = self.taught.vectors.vector(corpus.name, segment)
+        return TextSegment(
+            int(corpus.segment_language[segment]),
+            corpus.ids(segment),
+            corpus.text(segment),
+            int(corpus.segment_groups[segment]),
+            score,
+            vector,
+        )
 
 
 def _with_languages_drawn(example: Example, draw: Draw) -> Example:

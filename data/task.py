@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -33,6 +34,8 @@ class TextSegment(NamedTuple):
     ids: np.ndarray  # (n,) int32, without special tokens
     text: str
     group: int  # equal for the same sentence and for translations of one sentence
+    score: float = math.nan  # the teacher's, against the anchor of the triplet that the text stands in
+    teacher: np.ndarray | None = None  # (Et,) the teacher's vector, where the recipe asks for one
 
 
 class Material(NamedTuple):
@@ -77,8 +80,9 @@ class Task:
 
     name: str
     side: Literal["monolingual", "bilingual"]  # whose budget it spends
-    reads: Literal["sentences", "texts", "pairs"]  # monolingual corpora; every text; pairs of translations
-    loss: Literal["masked", "alignment"]
+    # monolingual corpora; every text; pairs of translations; scored corpora
+    reads: Literal["sentences", "texts", "pairs", "triplets"]
+    loss: Literal["masked", "alignment", "margin"]
     room: Room  # lengths of the segments [(n,), ...], longest document, languages -> tokens to set aside (n,)
     make: Make
     needs_lexicon: bool = False
@@ -87,6 +91,12 @@ class Task:
 def room_of_text(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
     """Tokens of a text's document."""
     return np.minimum(lengths[0] + SPECIALS, maximum)
+
+
+def room_of_texts(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
+    """Tokens of a document for each text; a length below zero says that the record has no such text."""
+    rooms = [np.where(length >= 0, np.minimum(length + SPECIALS, maximum), 0) for length in lengths]
+    return np.sum(rooms, axis=0)
 
 
 def wrapped(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
@@ -102,6 +112,8 @@ def context_document(
     language: int | np.ndarray,
     predicted: np.ndarray = _NOTHING,
     targets: np.ndarray = _NOTHING,
+    teacher: np.ndarray | None = None,
 ) -> Document:
-    """A document in which every token sees every token."""
-    return Document(ids, np.arange(len(ids)) + FIRST_POSITION, language, len(ids), predicted, targets)
+    """A document in which every token sees every token; ``teacher`` is the teacher's vector of its text."""
+    positions = np.arange(len(ids)) + FIRST_POSITION
+    return Document(ids, positions, language, len(ids), predicted, targets, teacher)

@@ -11,8 +11,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from data.adaptive_margin import AdaptiveMarginConfig, InBatchMarginConfig, make_adaptive_margin
 from data.masking import choose, corrupt
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment, room_of_text_and_mixed
 from data.packing import FIRST_POSITION, Document, Example
@@ -27,6 +28,7 @@ from data.task import (
     TextSegment,
     context_document,
     room_of_text,
+    room_of_texts,
     wrapped,
 )
 
@@ -60,20 +62,24 @@ class TasksConfig(Section):
     camlm: CrossAttentionMaskedConfig | None = None
     translation_alignment: TranslationAlignmentConfig | None = None
     mixed_alignment: MixedAlignmentConfig | None = None
+    adaptive_margin: AdaptiveMarginConfig | None = None
+    in_batch_margin: InBatchMarginConfig | None = None  # rides on the pairs of the alignment tasks
+
+    @model_validator(mode="after")
+    def _has_pairs_to_ride_on(self) -> TasksConfig:
+        if self.in_batch_margin is not None and not (self.translation_alignment or self.mixed_alignment):
+            raise ValueError(
+                "in_batch_margin rides on the pairs of translation_alignment or mixed_alignment, and neither is on"
+            )
+        return self
 
     def enabled(self) -> dict[str, TaskConfig]:
-        """Name -> settings of the tasks that are on, in the order of the table."""
+        """Name -> settings of the tasks that are on and have records of their own, in the order of the table."""
         return {name: getattr(self, name) for name in TASKS if getattr(self, name) is not None}
 
 
 def _room_of_pair(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
     return np.minimum(lengths[0] + lengths[1] + 2 * SPECIALS, maximum)
-
-
-def _room_of_texts(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
-    """Of each text by itself; a length below zero says that the row has no such text."""
-    rooms = [np.where(length >= 0, np.minimum(length + SPECIALS, maximum), 0) for length in lengths]
-    return np.sum(rooms, axis=0)
 
 
 def make_mmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
@@ -139,6 +145,7 @@ def make_translation_alignment(
         context_document(
             wrapped(segments[i].ids[: material.maximum_tokens - SPECIALS], material.tokenizer),
             segments[i].language,
+            teacher=segments[i].teacher,
         )
         for i in draw.random("order").permutation(len(segments))
     ]
@@ -157,7 +164,7 @@ TASKS: dict[str, Task] = {
             "bilingual",
             "pairs",
             "alignment",
-            _room_of_texts,
+            room_of_texts,
             make_translation_alignment,
         ),
         Task(
@@ -168,6 +175,14 @@ TASKS: dict[str, Task] = {
             room_of_text_and_mixed,
             make_mixed_alignment,
             needs_lexicon=True,
+        ),
+        Task(
+            "adaptive_margin",
+            "bilingual",
+            "triplets",
+            "margin",
+            room_of_texts,
+            make_adaptive_margin,
         ),
     )
 }

@@ -12,12 +12,13 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.recipe import UserError
 from data.store import TokenStore, digest_of_values
+from data.tasks import TasksConfig
 from data.teacher import teacher_fingerprint
 
 MANIFEST = "manifest.json"
@@ -38,8 +39,8 @@ class Teaching:
         return Teaching, (self.folder, self.manifest)
 
     @classmethod
-    def open(cls, folder: str | Path, store: TokenStore) -> Teaching:
-        """What was said about ``store``.
+    def open(cls, folder: str | Path, store: TokenStore, *, known: bool = False) -> Teaching:
+        """What was said about ``store``; ``known``: the teacher was compared already, its files are not read.
 
         Raises:
             UserError: nothing is there, it is damaged, the store is another one than the teacher read, or the
@@ -60,7 +61,11 @@ class Teaching:
                 raise UserError(f"{path}: is missing or not of the size that was written; {again}")
         teacher = manifest["teacher"]
         place = Path(teacher["folder"])
-        if place.is_dir() and teacher_fingerprint(place, teacher["prefix"]) != teacher["fingerprint"]:
+        if (
+            not known
+            and place.is_dir()
+            and teacher_fingerprint(place, teacher["prefix"]) != teacher["fingerprint"]
+        ):
             raise UserError(f"{folder}: the teacher in {place} is not the one that was asked; {again}")
         return cls(folder, manifest)
 
@@ -81,6 +86,44 @@ class Teaching:
     @cached_property
     def _files(self) -> dict[str, np.ndarray]:
         return {name: np.load(self.folder / name, mmap_mode="r") for name in self.manifest["files"]}
+
+
+class Taught(NamedTuple):
+    """What a teacher said that a recipe's tasks ask for."""
+
+    scores: Teaching | None = None  # of adaptive_margin, where they do not stand in the corpora
+    vectors: Teaching | None = None  # of in_batch_margin
+
+    @property
+    def width(self) -> int:
+        """Of the vectors, 0 where none are asked for."""
+        return 0 if self.vectors is None else self.vectors.width
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Name of the task -> fingerprint of what it reads."""
+        named = {"adaptive_margin": self.scores, "in_batch_margin": self.vectors}
+        return {name: teaching.fingerprint for name, teaching in named.items() if teaching is not None}
+
+    @classmethod
+    def open(cls, tasks: TasksConfig, store: TokenStore, *, known: bool = False) -> Taught:
+        """The folders that ``tasks`` name, see ``Teaching.open``; UserError if one of them can not be used."""
+        triplets, in_batch = tasks.adaptive_margin, tasks.in_batch_margin
+        scores = (
+            Teaching.open(triplets.teacher, store, known=known) if triplets and triplets.teacher else None
+        )
+        vectors = Teaching.open(in_batch.teacher, store, known=known) if in_batch else None
+        if scores is not None and not any(name.endswith("scores.npy") for name in scores.manifest["files"]):
+            raise UserError(
+                f"tasks.adaptive_margin.teacher: {scores.folder} has no scores: the recipe had no scored corpus when"
+                " the teacher read it"
+            )
+        if vectors is not None and not vectors.width:
+            raise UserError(
+                f"tasks.in_batch_margin.teacher: {vectors.folder} has scores and no vectors; ask an encoder for them:"
+                " python -m data.teach --recipe RECIPE --teacher DIR"
+            )
+        return cls(scores, vectors)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

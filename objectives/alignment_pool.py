@@ -1,5 +1,7 @@
 """AlignmentPool: all pairs of a step are each other's negatives, also where a rank has several microbatches.
 
+The in-batch margin, where a recipe has it, is a second loss of the same pool.
+
     pool = AlignmentPool(weights, ranks=group)
     for batch in microbatches:                          # first pass: no gradient, sentence documents only
         pool.collect(model(batch, sentence_vectors_only=True), batch)
@@ -24,6 +26,7 @@ from torch.distributed import ProcessGroup
 
 from data.batch import PackedBatch
 from model.pretraining import PretrainingOutput
+from objectives.adaptive_margin import InBatch, Margin, pair_margin
 from objectives.alignment import Alignment, Pairs, align, pairs_of
 
 
@@ -31,14 +34,22 @@ class AlignmentPool:
     """The sentence vectors of one step of this rank, then their gradients."""
 
     def __init__(
-        self, weights: Tensor, *, ranks: ProcessGroup | None = None, implementation: str = "auto"
+        self,
+        weights: Tensor,
+        *,
+        in_batch: InBatch | None = None,
+        ranks: ProcessGroup | None = None,
+        implementation: str = "auto",
     ) -> None:
         """``weights`` (S,) per stream, ``ranks`` and ``implementation`` as in ``sentence_alignment``."""
         self._weights = weights
+        self._in_batch = in_batch
         self._ranks = ranks
         self._implementation = implementation
         self._vectors: list[Tensor] = []
+        self._teacher_vectors: list[Tensor] = []
         self._pairs: list[Pairs] = []
+        self.margin: Margin | None = None  # after solve, where there is one; detached
         self._gradients: tuple[Tensor, ...] = ()
 
     def collect(self, output: PretrainingOutput, batch: PackedBatch) -> None:
@@ -46,6 +57,7 @@ class AlignmentPool:
         documents_before = sum(map(len, self._vectors))
         self._vectors.append(output.sentence_vectors.detach())
         self._inverse_temperature = output.inverse_temperature.detach()
+        self._teacher_vectors.append(batch.teacher_vectors)
         pairs = pairs_of(batch)
         self._pairs.append(pairs._replace(documents=pairs.documents + documents_before))
 
@@ -54,15 +66,28 @@ class AlignmentPool:
         with torch.enable_grad():
             vectors = torch.cat(self._vectors).requires_grad_()
             inverse_temperature = self._inverse_temperature.requires_grad_()
+            pairs = Pairs(*map(torch.cat, zip(*self._pairs, strict=True)))
             total, report = align(
                 vectors,
                 inverse_temperature,
-                Pairs(*map(torch.cat, zip(*self._pairs, strict=True))),
+                pairs,
                 self._weights,
                 ranks=self._ranks,
                 implementation=self._implementation,
             )
-            of_vectors, of_temperature = torch.autograd.grad(total, (vectors, inverse_temperature))
+            whole = total
+            if self._in_batch is not None:
+                margin = pair_margin(
+                    vectors,
+                    torch.cat(self._teacher_vectors),
+                    pairs,
+                    self._in_batch,
+                    ranks=self._ranks,
+                    implementation=self._implementation,
+                )
+                whole = total + margin.total
+                self.margin = margin._replace(total=margin.total.detach())
+            of_vectors, of_temperature = torch.autograd.grad(whole, (vectors, inverse_temperature))
         self._gradients = of_vectors.split([len(part) for part in self._vectors])
         self._gradient_of_temperature = of_temperature
         return Alignment(total.detach(), report)

@@ -19,6 +19,7 @@ from data.shares import Shares
 from data.store import TokenStore
 from data.stream import MicrobatchMaker
 from data.task import Material
+from data.teaching import Taught
 from data.tokenizer import Tokenizer
 from model.config import EncoderConfig
 from model.generation import Decoding
@@ -34,6 +35,7 @@ class DataParts(NamedTuple):
     material: Material
     streams: list[Stream]
     shares: Shares
+    taught: Taught
 
 
 def open_data(recipe: Recipe) -> DataParts:
@@ -56,7 +58,8 @@ def open_data(recipe: Recipe) -> DataParts:
     tokenizer = Tokenizer.open(store.tokenizer_folder)
     material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens)
     streams = streams_of(store, recipe.tasks, recipe.sampling, lexicon)
-    return DataParts(store, material, streams, Shares(streams, recipe.tasks, recipe.sampling))
+    shares = Shares(streams, recipe.tasks, recipe.sampling)
+    return DataParts(store, material, streams, shares, Taught.open(recipe.tasks, store))
 
 
 def planner_of(recipe: Recipe, data: DataParts) -> Planner:
@@ -79,7 +82,9 @@ def decoding_of(data: DataParts) -> Decoding:
 def maker_from(recipe: Recipe, data: DataParts) -> MicrobatchMaker:
     """A microbatch maker of this process, over what is open already."""
     tokens = recipe.batch.microbatch_tokens
-    return MicrobatchMaker(data.streams, data.material, data.store, recipe.tasks, tokens, recipe.seed)
+    return MicrobatchMaker(
+        data.streams, data.material, data.store, recipe.tasks, tokens, recipe.seed, data.taught
+    )
 
 
 def maker_of(recipe: Recipe) -> functools.partial[MicrobatchMaker]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from data.adaptive_margin import MarginConfig
 from data.config import DataConfig, Name, Text
 from data.recipe import Section
 from data.sampling import SamplingConfig
@@ -149,12 +150,20 @@ class Recipe(DataConfig):
     def _fits_together(self) -> Recipe:
         problems = []
         alignment = self.tasks.translation_alignment
-        texts = alignment.texts if alignment is not None else 2
+        margin = self.tasks.adaptive_margin
+        texts = max(alignment.texts if alignment else 2, 2 + margin.negatives if margin else 0)
         if self.batch.row_tokens < texts * self.maximum_tokens:
             problems.append(
                 f"batch.row_tokens {self.batch.row_tokens} must hold {texts} documents of maximum_tokens"
                 f" {self.maximum_tokens}: at least {texts * self.maximum_tokens}"
             )
+        for name, read in self.corpora.items():
+            unscored = read.kind == "scored" and read.scores is None and not read.held_out
+            if unscored and margin is not None and margin.teacher is None and margin.form != "fixed":
+                problems.append(
+                    f"corpora.{name} has no scores, so tasks.adaptive_margin needs a teacher's: python -m data.teach,"
+                    " and name the folder that it writes as tasks.adaptive_margin.teacher"
+                )
         if self.optimizer.warmup_steps > self.steps:
             problems.append(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}"
@@ -190,7 +199,9 @@ def settings_of_a_run(recipe: Recipe) -> dict[str, Any]:
     values = recipe.model_dump(mode="json")
     for task in values["tasks"].values():
         if task is not None:
-            task.pop("loss_weight")  # decides what a loss counts, not what is read
+            for name in ("loss_weight", *MarginConfig.model_fields):  # what a loss counts, not what is read
+                task.pop(name, None)
+            task.pop("teacher", None)  # a folder; what it holds is compared by its fingerprint
     for name in ("dropout", "activation_checkpointing", "initializer_std", "temperature"):
         values["model"].pop(name)  # do not touch the weights that are there
     del values["batch"]["microbatch_tokens"]

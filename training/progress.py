@@ -25,6 +25,8 @@ class Progress:
         self._steps = recipe.steps
         self._step_tokens = recipe.batch.step_tokens
         self._loss_weights = {name: task.loss_weight for name, task in recipe.tasks.enabled().items()}
+        riding = recipe.tasks.in_batch_margin
+        self._in_batch_weight = 0.0 if riding is None else riding.loss_weight
         self._of_task = {
             task: np.array([i for i, stream in enumerate(streams) if stream.task.name == task])
             for task in self._loss_weights
@@ -70,6 +72,8 @@ class Progress:
         means = {task: _mean(losses.sums, losses.terms, members) for task, members in self._of_task.items()}
         scalars["loss"] = sum(self._loss_weights[task] * mean for task, mean in means.items() if mean == mean)
         scalars |= {f"loss/{task}": mean for task, mean in means.items()}
+        scalars |= self._in_batch(losses)
+        scalars["loss"] += self._in_batch_weight * scalars.get("loss/in_batch_margin", 0.0)
         scalars |= {
             "learning_rate": rate,
             "grad_norm": outcome.gradient_norm,
@@ -94,6 +98,25 @@ class Progress:
             mean = _mean(losses.sums, losses.terms, np.array(found))
             if mean == mean:
                 scalars[f"loss/{task}/{language}"] = mean
+        return scalars
+
+    def _in_batch(self, losses: StepLosses) -> dict[str, float]:
+        """Of the margin on the pairs of the pool, whole and by language; nothing where no pair had a part in it."""
+        if losses.in_batch is None or not losses.in_batch[1].any():
+            return {}
+        sums, terms, correct = losses.in_batch
+        everything = np.arange(len(sums))
+        by_language: dict[str, list[int]] = {}
+        for (_, language), members in self._of_language.items():
+            by_language.setdefault(language, []).extend(members)
+        scalars = {
+            "loss/in_batch_margin": _mean(sums, terms, everything),
+            "accuracy/in_batch_margin": _mean(correct, terms, everything),
+        }
+        for language, found in by_language.items():
+            mean = _mean(sums, terms, np.array(found))
+            if mean == mean:
+                scalars[f"loss/in_batch_margin/{language}"] = mean
         return scalars
 
     @staticmethod

@@ -7,7 +7,7 @@ microbatches of this rank ──▶ tallies summed over ranks ──▶ weight o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,10 @@ from data.batch import PackedBatch
 from data.sampling import Stream
 from data.stream import Microbatch, Tally
 from data.tasks import TasksConfig
+from kernels.margin import MarginForm
 from model.generation import Decoding
-from objectives.alignment import sentence_alignment
+from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
+from objectives.alignment import pairs_of, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
 from objectives.masked_tokens import masked_token_loss
 from objectives.report import LossReport
@@ -46,6 +48,16 @@ class StepLosses(NamedTuple):
     terms: np.ndarray  # (S,)
     correct: np.ndarray  # (S,) predictions, or rows of the pool, that were right
     temperature: float
+    # sums, terms and correct (S,) of the margin on the pairs of the pool, in the streams of these pairs
+    in_batch: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    gaps: Mapping[str, np.ndarray] = {}  # of each margin task: (6,), the columns of kernels.margin.GapSums
+
+
+class StepMargins(NamedTuple):
+    """The margin losses of a step; None where a task is off."""
+
+    triplets: MarginForm | None = None
+    in_batch: InBatch | None = None
 
 
 def weights_of(
@@ -58,10 +70,17 @@ def weights_of(
     factors = np.zeros(len(streams))
     for name, config in tasks.enabled().items():
         members = [i for i, stream in enumerate(streams) if stream.task.name == name]
-        masked = streams[members[0]].task.loss == "masked"
-        count = tally[members, Tally.PREDICTIONS if masked else Tally.PAIRS].sum()
+        counted = {"masked": Tally.PREDICTIONS, "alignment": Tally.PAIRS, "margin": Tally.TRIPLETS}
+        count = tally[members, counted[streams[members[0]].task.loss]].sum()
         factors[members] = config.loss_weight / count if count else 0.0
     return torch.from_numpy(factors).float().to(device)
+
+
+def in_batch_weights(tally: np.ndarray, tasks: TasksConfig, device: torch.device) -> Tensor:
+    """The factor (S,) float32 of each stream's pairs in the in-batch margin: the same for every stream."""
+    count = tally[:, Tally.TAUGHT_PAIRS].sum()
+    weight = tasks.in_batch_margin.loss_weight if tasks.in_batch_margin is not None else 0.0
+    return torch.full((len(tally),), weight / count if count else 0.0, device=device)
 
 
 def run_microbatches(
@@ -71,20 +90,24 @@ def run_microbatches(
     *,
     aligned: bool,
     decoding: Decoding | None = None,
+    margins: StepMargins = StepMargins(),  # noqa: B008  # a tuple: nothing in it changes
 ) -> StepLosses:
     """Forward and backward of this rank's part of a step; the gradient is left with the engine.
 
     ``aligned`` says whether the recipe has tasks that compare sentences, ``decoding`` how pseudo tokens are chosen,
-    None in a step in which no rank has any to generate. Both decide which collectives run, so they must be the same
-    on every rank; ``aligned`` at every step too.
+    None in a step in which no rank has any to generate, ``margins`` which margin losses there are. They decide which
+    collectives run, so they must be the same on every rank; ``aligned`` and ``margins`` at every step too.
     """
     ranks = dist.group.WORLD
     if decoding is not None:
         batches = with_pseudo_tokens(engine, batches, decoding)
     reports: list[LossReport] = []
-    pool = _first_pass(engine, batches, weights) if aligned and len(batches) > 1 else None
+    triplets: list[Margin] = []
+    in_batch: list[Margin] = []
+    pool = _first_pass(engine, batches, weights, margins) if aligned and len(batches) > 1 else None
     if pool is not None:
         reports.append(pool.solve().report)
+        in_batch += [] if pool.margin is None else [pool.margin]
     for number, batch in enumerate(batches):
         output = engine(batch)
         masked = masked_token_loss(output, batch, len(weights))
@@ -96,10 +119,23 @@ def run_microbatches(
             alignment = sentence_alignment(output, batch, weights, ranks=ranks)
             loss = loss + alignment.total
             reports.append(alignment.report)
+            if margins.in_batch is not None:
+                vectors = output.sentence_vectors
+                margin = pair_margin(
+                    vectors, batch.teacher_vectors, pairs_of(batch), margins.in_batch, ranks=ranks
+                )
+                loss = loss + margin.total
+                in_batch.append(margin)
+        if margins.triplets is not None:
+            margin = triplet_margin(output, batch, weights, margins.triplets)
+            loss = loss + margin.total
+            reports.append(margin.report)
+            triplets.append(margin)
         engine.backward(loss)
         if number + 1 < len(batches):
             engine.between_microbatches()
-    return _summed(reports, 1.0 / float(output.inverse_temperature.detach()))
+    temperature = 1.0 / float(output.inverse_temperature.detach())
+    return _summed(reports, temperature, triplets, in_batch)
 
 
 def with_pseudo_tokens(
@@ -117,19 +153,39 @@ def with_pseudo_tokens(
     return filled
 
 
-def _first_pass(engine: Engine, batches: Sequence[PackedBatch], weights: Tensor) -> AlignmentPool:
+def _first_pass(
+    engine: Engine, batches: Sequence[PackedBatch], weights: Tensor, margins: StepMargins
+) -> AlignmentPool:
     """The sentence vectors of the whole step."""
-    pool = AlignmentPool(weights, ranks=dist.group.WORLD)
+    pool = AlignmentPool(weights, in_batch=margins.in_batch, ranks=dist.group.WORLD)
     with torch.no_grad():
         for batch in batches:
             pool.collect(engine(batch, sentence_vectors_only=True), batch)
     return pool
 
 
-def _summed(reports: Sequence[LossReport], temperature: float) -> StepLosses:
-    """The reports of this rank's microbatches, added up over them and over the ranks."""
-    columns = [torch.stack([part.detach().double() for part in report]) for report in reports]
-    total = torch.stack(columns).sum(0)
+def _summed(
+    reports: Sequence[LossReport], temperature: float, triplets: Sequence[Margin], in_batch: Sequence[Margin]
+) -> StepLosses:
+    """What this rank's microbatches reported, added up over them and over the ranks: one exchange."""
+    parts = {"": _added([_columns(report) for report in reports])}
+    if in_batch:
+        parts["in_batch"] = _added([_columns(margin.report) for margin in in_batch])
+    for name, margins in (("adaptive_margin", triplets), ("in_batch_margin", in_batch)):
+        if margins:
+            parts[name] = _added([margin.gaps for margin in margins])
+    total = torch.cat([part.flatten() for part in parts.values()])
     dist.all_reduce(total)
-    sums, terms, correct = total.cpu().numpy()
-    return StepLosses(sums, terms, correct, temperature)
+    split = total.cpu().split([part.numel() for part in parts.values()])
+    found = {name: values.view(parts[name].shape).numpy() for name, values in zip(parts, split, strict=True)}
+    sums, terms, correct = found.pop("")
+    riding = found.pop("in_batch", None)
+    return StepLosses(sums, terms, correct, temperature, None if riding is None else tuple(riding), found)
+
+
+def _columns(report: LossReport) -> Tensor:
+    return torch.stack([part.detach().double() for part in report])
+
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(0)

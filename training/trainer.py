@@ -23,17 +23,26 @@ from data.prepare import prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
 from model.pretraining import PretrainingOutput
+from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
 from training.build import build_model, decoding_of, maker_from, maker_of, open_data, planner_of
 from training.config import Recipe, changes, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
+from training.margins import Margins
 from training.metrics import Telemetry, read_evaluations
 from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
 from training.schedule import learning_rate
 from training.sharding import resolve_sharding
-from training.step import run_microbatches, sum_tallies, weights_of, with_pseudo_tokens
+from training.step import (
+    StepMargins,
+    in_batch_weights,
+    run_microbatches,
+    sum_tallies,
+    weights_of,
+    with_pseudo_tokens,
+)
 
 _SKIPS_IN_A_ROW = 20  # steps without a finite gradient after which a run is given up
 
@@ -62,6 +71,7 @@ class Trainer:
         self.engine = Engine(model, optimizer, resolved, self.world)
         self.planner = planner_of(recipe, self.data)
         self.progress = Progress(self.data.streams, recipe)
+        self.margins = Margins(recipe.tasks)
         self.done = 0
         if found is not None:
             self._resume(*found)
@@ -121,6 +131,7 @@ class Trainer:
             losses = run_microbatches(
                 self.engine, self._on_device(microbatches), weights, aligned=aligned,
                 decoding=self.decoding if tally[:, Tally.PSEUDO].any() else None,
+                margins=self._margins_of(tally),
             )  # fmt: skip
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
@@ -132,7 +143,9 @@ class Trainer:
                     step, tally, losses, outcome, rate, mix,
                     seconds=time.perf_counter() - started, waited=waited, memory_gib=self._memory_gib(),
                 )
+                | self.margins.scalars(losses.gaps)
             )  # fmt: skip
+            self.margins.update(losses.gaps)  # from the next step on
             skipped = skipped + 1 if outcome.skipped else 0
             if outcome.skipped:
                 self.telemetry.event("skip", step=step, reason="the gradient is not finite")
@@ -154,6 +167,14 @@ class Trainer:
                 break
         self.batches.close()
         self.telemetry.close()
+
+    def _margins_of(self, tally: np.ndarray) -> StepMargins:
+        """The margin losses of a step whose tally over all ranks is ``tally`` (S, columns)."""
+        form = self.margins.form("in_batch_margin")
+        if form is None:
+            return StepMargins(self.margins.form("adaptive_margin"))
+        weights = in_batch_weights(tally, self.recipe.tasks, self.world.device)
+        return StepMargins(self.margins.form("adaptive_margin"), InBatch(form, weights))
 
     def _by_first(self, work: Callable[[], Any]) -> Any:
         """What ``work`` returns on the first rank, on every rank; a UserError there is raised on all."""
@@ -188,6 +209,11 @@ class Trainer:
         problems = []
         if state["store"] != self.data.store.fingerprint:
             problems.append(f"the data: {self.recipe.store} is not the store that the run was trained on")
+        for task, fingerprint in self.data.taught.fingerprints.items():
+            if state.get("taught", {}).get(task) != fingerprint:
+                problems.append(
+                    f"tasks.{task}.teacher: not the vectors or scores that the run was trained on"
+                )
         problems += changes(state["settings"], settings_of_a_run(self.recipe))
         if manifest["ranks"] != self.world.ranks:
             problems.append(
@@ -207,6 +233,7 @@ class Trainer:
         self.engine.load(path.parent, path.name)
         self.planner.restore(state["planner"])
         self.progress.restore(state["progress"])
+        self.margins.restore(state.get("margins", {}))
         self.done = int(state["step"])
 
     def _save(self, step: int) -> None:
@@ -217,6 +244,8 @@ class Trainer:
             "encoder": self.encoder.model_dump(),
             "planner": self.planner.state(),
             "progress": self.progress.state(),
+            "margins": self.margins.state(),
+            "taught": self.data.taught.fingerprints,
         }
         started = time.perf_counter()
         path = checkpoint.save(self.engine, self.checkpoints, step, state, self.recipe.checkpoint.keep)

@@ -13,7 +13,6 @@ from data.shares import Shares
 from data.store import TokenStore
 from data.task import Draw, Material, TaskConfig, TextSegment
 from data.tasks import (
-    TASKS,
     CrossAttentionMaskedConfig,
     MaskedConfig,
     TasksConfig,
@@ -277,7 +276,7 @@ def test_shares_split_sides_evenly_then_by_weight_then_by_temperature(world):
     streams = streams_of(store, recipe.tasks, recipe.sampling, material.lexicon)
     mix = Shares(streams, recipe.tasks, recipe.sampling)
     shares = mix(0, np.zeros(len(streams), bool), {}).shares
-    of_task = {name: shares[[s.task.name == name for s in streams]].sum() for name in TASKS}
+    of_task = {name: shares[[s.task.name == name for s in streams]].sum() for name in recipe.tasks.enabled()}
     assert shares.sum() == pytest.approx(1)
     assert of_task == pytest.approx(
         {

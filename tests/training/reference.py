@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,8 @@ from data.stream import BatchStream, Tally
 from training.build import build_model, maker_of, open_data, planner_of
 from training.config import Recipe
 from training.schedule import learning_rate
+
+MARGINS = ("adaptive_margin", "in_batch_margin")
 
 
 class Reference(NamedTuple):
@@ -59,10 +61,12 @@ def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Ref
         eps=settings.epsilon,
     )
     task_of = [stream.task.name for stream in data.streams]
+    margins = {name: Running(getattr(recipe.tasks, name)) for name in MARGINS if getattr(recipe.tasks, name)}
     history = []
     for number, batches in enumerate(steps, 1):
-        losses = _losses(model, batches, task_of)
+        losses = _losses(model, batches, task_of, margins)
         weights = {name: task.loss_weight for name, task in recipe.tasks.enabled().items()}
+        weights |= {name: margin.config.loss_weight for name, margin in margins.items()}
         loss = torch.stack([weights[task] * found.mean() for task, found in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=False)  # an absent parameter has a gradient of zero, as under ZeRO
         loss.backward()
@@ -76,12 +80,58 @@ def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Ref
         optimizer.step()
         values: dict[str, Any] = {"loss": loss, "grad_norm": norm, "temperature": temperature}
         values |= {f"loss/{task}": found.mean() for task, found in losses.items()}
+        values |= {f"margin/{name}/scale": margin.step() for name, margin in margins.items()}
         history.append({name: torch.as_tensor(value).item() for name, value in values.items()})
     return Reference(history, {name: tensor.detach() for name, tensor in model.state_dict().items()})
 
 
-def _losses(model: Any, batches: Sequence[PackedBatch], task_of: Sequence[str]) -> dict[str, Tensor]:
+class Running:
+    """The margin of a recipe, and its scale as it goes."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.scale = 1.0 if config.scale == "running" else config.scale
+        self._steps: list[tuple[Tensor, Tensor]] = []  # of each step: all student's gaps, all teacher's
+        self._seen: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def mean(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Of the losses of one anchor, gaps (k,)."""
+        for seen, gaps in zip(self._seen, (student, teacher), strict=True):
+            seen.append(gaps.detach().double())
+        low, high = self.config.minimum, self.config.maximum
+        wanted = (self.scale * teacher.double() + self.config.offset).clamp(
+            -torch.inf if low is None else low, torch.inf if high is None else high
+        )
+        if self.config.form == "softplus":
+            return (self.config.tau * F.softplus((wanted - student) / self.config.tau)).mean()
+        assert self.config.form == "hinge"
+        return (wanted - student).relu().mean()
+
+    def step(self) -> float:
+        """The scale of the step that is done; the next one has another."""
+        before = self.scale
+        if any(map(len, self._seen)) and self.config.scale == "running":
+            self._steps.append((torch.cat(self._seen[0]), torch.cat(self._seen[1])))
+            weights = torch.cat(
+                [torch.full((len(s),), 0.99**age).double() for age, (s, _) in enumerate(self._steps[::-1])][
+                    ::-1
+                ]
+            )
+            spreads = []
+            for gaps in (torch.cat(side) for side in zip(*self._steps, strict=True)):
+                mean = (weights * gaps).sum() / weights.sum()
+                spreads.append(((weights * (gaps - mean) ** 2).sum() / weights.sum()).sqrt())
+            self.scale = float(spreads[0] / spreads[1])
+        self._seen = ([], [])
+        return before
+
+
+def _losses(
+    model: Any, batches: Sequence[PackedBatch], task_of: Sequence[str], margins: Mapping[str, Running]
+) -> dict[str, Tensor]:
     """Every loss term of a step by its task."""
+    triplets: list[Tensor] = []
+    teacher_left, teacher_right = [], []
     losses: list[Tensor] = []
     streams: list[Tensor] = []
     left, right, groups, pair_streams = [], [], [], []
@@ -93,9 +143,19 @@ def _losses(model: Any, batches: Sequence[PackedBatch], task_of: Sequence[str]) 
         losses.append(F.cross_entropy(logits, batch.targets, reduction="none"))
         streams.append(batch.prediction_stream)
         starts = batch.document_starts.tolist()
+        vector = [
+            F.normalize(hidden[starts[document] : starts[document + 1]].mean(0), dim=0)
+            for document in range(batch.sentence_documents)
+        ]
         for a, b in batch.pairs.tolist():
-            for side, document in ((left, a), (right, b)):
-                side.append(F.normalize(hidden[starts[document] : starts[document + 1]].mean(0), dim=0))
+            left.append(vector[a])
+            right.append(vector[b])
+            teacher_left.append(batch.teacher_vectors[a])
+            teacher_right.append(batch.teacher_vectors[b])
+        for row, (a, p) in enumerate(zip(batch.triplet_anchor, batch.triplet_positive, strict=True)):
+            negatives = [n for n in batch.triplet_negatives[row].tolist() if n >= 0]
+            gaps = torch.stack([vector[a] @ vector[p] - vector[a] @ vector[n] for n in negatives])
+            triplets.append(margins["adaptive_margin"].mean(gaps, batch.teacher_gaps[row, : len(negatives)]))
         groups.append(batch.pair_groups)
         pair_streams.append(batch.pair_stream)
     if left:
@@ -106,9 +166,25 @@ def _losses(model: Any, batches: Sequence[PackedBatch], task_of: Sequence[str]) 
         own = similar.diagonal()
         losses.append((similar.logsumexp(1) - own + similar.logsumexp(0) - own) / 2)
         streams.append(torch.cat(pair_streams))
+    found: dict[str, Tensor] = {}
+    if triplets:
+        found["adaptive_margin"] = torch.stack(triplets)
+    if "in_batch_margin" in margins and left:
+        student = torch.stack(left) @ torch.stack(right).T
+        teacher = torch.stack(teacher_left).double() @ torch.stack(teacher_right).double().T
+        seen = [bool(a.any() and b.any()) for a, b in zip(teacher_left, teacher_right, strict=True)]
+        rows = []
+        for i in range(len(left)):
+            others = [j for j in range(len(left)) if seen[i] and seen[j] and group[i] != group[j]]
+            if others:
+                gaps = student[i, i] - student[i, others], teacher[i, i] - teacher[i, others]
+                rows.append(margins["in_batch_margin"].mean(*gaps))
+            elif seen[i]:
+                rows.append(student.sum() * 0)
+        found["in_batch_margin"] = torch.stack(rows)
     loss, stream = torch.cat(losses), torch.cat(streams)
     tasks = [task_of[i] for i in stream.tolist()]
-    return {
+    return found | {
         task: loss[torch.tensor([i for i, name in enumerate(tasks) if name == task])]
         for task in dict.fromkeys(tasks)
     }

@@ -44,8 +44,17 @@ def progress(small_recipe: Path) -> Progress:
 def tally(tokens: list[int]) -> np.ndarray:
     found = np.zeros((5, len(Tally)), np.int64)
     found[:, Tally.TOKENS] = tokens
-    # tokens, predictions, pairs, rejected, replaced, translatable, words, languages, cut
-    found[4] = [tokens[4], 0, 4, 1, 6, 10, 30, 9, 2]
+    mixed = {
+        "PAIRS": 4,
+        "REJECTED": 1,
+        "REPLACED": 6,
+        "TRANSLATABLE": 10,
+        "WORDS": 30,
+        "LANGUAGES": 9,
+        "CUT": 2,
+    }
+    for name, value in mixed.items():
+        found[4, Tally[name]] = value
     return found
 
 
@@ -111,3 +120,21 @@ def test_how_mixed_the_mixed_texts_are(progress: Progress) -> None:
     assert found["mixed/realised_rate"] == 0.6 and found["mixed/share_of_words"] == 0.2
     assert found["mixed/languages"] == 9 / 4 and found["mixed/rejected"] == 1
     assert found["mixed/cut"] == 2
+
+
+def test_the_margin_on_pairs_has_losses_of_its_own_by_language_and_a_part_in_the_whole(
+    progress: Progress,
+) -> None:
+    without = scalars(progress)
+    progress._in_batch_weight = 0.5
+    riding = np.array([0.0, 0, 6, 2, 1]), np.array([0, 0, 3, 1, 4]), np.array([0, 0, 2, 0, 4])
+    found = progress.scalars(
+        2, tally([100] * 5), LOSSES._replace(in_batch=riding), StepOutcome(3.5, False), 1e-3, MIX,
+        seconds=1.0, waited=0.0, memory_gib=1.0,
+    )  # fmt: skip
+    assert found["loss/in_batch_margin"] == pytest.approx(9 / 8)
+    assert found["accuracy/in_batch_margin"] == pytest.approx(6 / 8)
+    assert found["loss/in_batch_margin/fr"] == pytest.approx(2 / 1)
+    assert found["loss/in_batch_margin/en-GB"] == pytest.approx(6 / 3)
+    assert found["loss"] == pytest.approx(without["loss"] + 0.5 * 9 / 8)
+    assert "loss/in_batch_margin" not in without
