@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: env demo test test-all check clean
+.PHONY: env demo test test-all check bench clean
 
 env: .venv/.installed
 
@@ -29,6 +29,9 @@ check: env
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+bench: env
+	$(BIN)/python -m benchmarks.ablation
 
 # Caches only: runs, stores and the environment are kept.
 clean:

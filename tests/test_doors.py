@@ -21,6 +21,7 @@ DOORS = {
     "apex": "training/optimizer.py",
 }
 ALLOWED = {
+    "benchmarks/ablation.py": ["training.trainer", "data.batch", "torch"],
     "training/trainer.py": ["objectives.report", "data.batch", "model.encoder", "kernels.alignment", "torch"],
     "objectives/alignment.py": ["data.batch", "model.encoder", "kernels.alignment"],
     "model/encoder.py": ["kernels.alignment"],
@@ -36,6 +37,7 @@ FORBIDDEN = [
     ("kernels/alignment.py", "model.encoder"),
     ("kernels/alignment.py", "data.batch"),
     ("objectives/alignment.py", "training.trainer"),
+    ("training/trainer.py", "benchmarks.ablation"),
 ]
 
 
