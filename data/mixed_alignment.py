@@ -38,7 +38,7 @@ class MixedAlignmentConfig(TaskConfig):
 
 
 def room_of_text_and_mixed(
-    lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str]
+    lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str], config: TaskConfig
 ) -> np.ndarray:
     """Tokens of a text's document and of its mixed form's."""
     (language,) = languages
@@ -46,7 +46,7 @@ def room_of_text_and_mixed(
     if written_without_spaces(language):
         growth = _MIXED_GROWTH_WITHOUT_SPACES
     mixed = (lengths[0] * growth).astype(np.int64) + _MIXED_FURTHER + SPECIALS
-    return room_of_text(lengths, maximum, languages) + np.minimum(mixed, maximum)
+    return room_of_text(lengths, maximum, languages, config) + np.minimum(mixed, maximum)
 
 
 def make_mixed_alignment(

@@ -32,7 +32,7 @@ class Document:
     teacher: np.ndarray | None = None  # (Et,) the teacher's unit vector of the text, where there is one
     slots: np.ndarray = field(default_factory=_nothing)  # (k,) positions that pseudo tokens are written to
     draws: np.ndarray = field(default_factory=_nothing)  # (m,) in [0, 1), of a document that generates
-    language_shown: bool = True  # whether a model that has language vectors adds them here
+    language_shown: bool = False  # whether a model that has vectors of languages adds them here
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from itertools import combinations
 
 import numpy as np
 
+from data.back_translation import BackTranslationConfig
 from data.keys import hashed, key
 from data.lexicon import Lexicon
 from data.recipe import UserError
 from data.stages import SamplingConfig
 from data.store import Corpus, TokenStore
-from data.task import Task
+from data.task import Task, TaskConfig
 from data.tasks import TASKS, TasksConfig, TranslationAlignmentConfig
 
 
@@ -39,6 +40,7 @@ class Stream:
     # -1 where it has fewer of them
     segments: tuple[np.ndarray, ...]
     lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside; -1 where there is none
+    settings: TaskConfig = TaskConfig()
     rows: Rows | None = None
     # (records, how often they may be read) of each corpus in turn; empty: all of them without end
     caps: tuple[tuple[int, int | None], ...] = ()
@@ -58,7 +60,7 @@ class Stream:
                     there = (corpora == corpus) & (segments >= 0)
                     of_segments[there] = self.rows.lengths[corpus][segments[there]]
                 lengths.append(of_segments)
-        return self.task.room(lengths, maximum_tokens, self.languages)
+        return self.task.room(lengths, maximum_tokens, self.languages, self.settings)
 
     def segments_of(self, record: int, epoch: int, seed: int) -> list[int]:
         """The segments of one record in an epoch, those drawn from its row included."""
@@ -106,10 +108,15 @@ def streams_of(
                 f"task {name} needs word translations: name a file under 'lexicons', or leave it out."
             )
         found = [
-            _stream(task, of, parts, list(store.corpora.values()), further, sampling)
+            _stream(task, settings, of, parts, list(store.corpora.values()), further, sampling)
             for of, parts in sorted(pools[task.reads].items())
             if not (task.needs_lexicon and lexicon is not None and not lexicon.languages.issuperset(of))
         ]
+        if isinstance(settings, BackTranslationConfig) and not pools["pairs"]:
+            raise UserError(
+                f"task {name} writes in languages that have bilingual text, and there is no parallel corpus: add one,"
+                " or leave it out."
+            )
         if not found:
             kinds = {
                 "pairs": "parallel",
@@ -127,6 +134,20 @@ def streams_of(
     if not streams:
         raise UserError("no task is on: name at least one under 'tasks'. Tasks: " + ", ".join(TASKS))
     return streams
+
+
+def bilingual_shares(store: TokenStore, sampling: SamplingConfig) -> np.ndarray:
+    """(L,) the part of each language when one with bilingual text is drawn; zeros where there is no such text.
+
+    By tokens to the power of the languages' temperature, as at the start of the run: what is drawn for a record must
+    not depend on when it comes.
+    """
+    tokens = np.zeros(len(store.languages))
+    for corpus in store.corpora.values():
+        if corpus.kind == "parallel" and not corpus.held_out:
+            np.add.at(tokens, corpus.segment_language, corpus.segment_lengths)
+    shares = np.where(tokens > 0, tokens ** sampling.at(0).language_temperature, 0.0)
+    return shares / max(1.0, shares.sum())
 
 
 Part = tuple[Corpus, tuple[np.ndarray, ...]]
@@ -180,6 +201,7 @@ def _by_triplet(corpora: Sequence[Corpus], languages: Sequence[str], tasks: Task
 
 def _stream(
     task: Task,
+    settings: TaskConfig,
     languages: tuple[str, ...],
     parts: Sequence[Part],
     corpora: Sequence[Corpus],
@@ -202,6 +224,7 @@ def _stream(
     return Stream(
         name=f"{task.name}/{'-'.join(languages)}",
         task=task,
+        settings=settings,
         languages=languages,
         corpora=np.concatenate([np.full(len(s[0]), numbers[c.name], dtype=np.int32) for c, s in parts]),
         segments=tuple(np.concatenate([segments[side] for _, segments in parts]) for side in sides),

@@ -82,6 +82,11 @@ class Corpus:
         offsets, values = self._ids
         return values[offsets[segment] : offsets[segment + 1]]
 
+    def ids_between(self, first: int, last: int) -> np.ndarray:
+        """The ids of segments ``first`` to ``last`` (excluded), end to end: a view."""
+        offsets, values = self._ids
+        return values[offsets[first] : offsets[last]]
+
     def text(self, segment: int) -> str:
         """The text of a segment, whole even where its ids are cut."""
         offsets, values = self._text

@@ -26,7 +26,7 @@ import numpy as np
 from data.lexicon import Lexicon
 from data.packing import Example, pack
 from data.planner import LAG, Planner
-from data.sampling import SamplingConfig, Stream, streams_of
+from data.sampling import SamplingConfig, Stream, bilingual_shares, streams_of
 from data.store import Corpus, TokenStore
 from data.task import Draw, Material, TextSegment
 from data.tasks import TasksConfig
@@ -87,7 +87,8 @@ class MicrobatchMaker:
         """Open the store, its tokenizer, the lexicon, and what a teacher said."""
         store = TokenStore.open(store_folder)
         lexicon = Lexicon.load(lexicon_paths) if lexicon_paths else None
-        material = Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, maximum_tokens)
+        tokenizer, bilingual = Tokenizer.open(store.tokenizer_folder), bilingual_shares(store, sampling)
+        material = Material(tokenizer, lexicon, store.languages, maximum_tokens, bilingual)
         streams = streams_of(store, tasks, sampling, lexicon)
         taught = Taught.open(tasks, store, known=True)  # by the run that this is a worker of
         return cls(streams, material, store, tasks, microbatch_tokens, seed, taught)

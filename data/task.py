@@ -45,6 +45,8 @@ class Material(NamedTuple):
     lexicon: Lexicon | None
     languages: tuple[str, ...]
     maximum_tokens: int
+    # (L,) the probability that pseudo tokens are written in a language: 0 for one without bilingual text.
+    bilingual: np.ndarray = np.empty(0)
 
 
 class Draw(NamedTuple):
@@ -70,7 +72,7 @@ class Made(NamedTuple):
     cut: bool = False  # the mixed text lost its end for want of room
 
 
-Room = Callable[[Sequence[np.ndarray], int, Sequence[str]], np.ndarray]
+Room = Callable[[Sequence[np.ndarray], int, Sequence[str], "TaskConfig"], np.ndarray]
 Make = Callable[[Sequence[TextSegment], Draw, Material, "TaskConfig"], Made]
 
 
@@ -83,17 +85,22 @@ class Task:
     # monolingual corpora; every text; pairs of translations; scored corpora
     reads: Literal["sentences", "texts", "pairs", "triplets"]
     loss: Literal["masked", "alignment", "margin"]
-    room: Room  # lengths of the segments [(n,), ...], longest document, languages -> tokens to set aside (n,)
+    # lengths of the segments [(n,), ...], longest document, languages, settings -> tokens to set aside (n,)
+    room: Room
     make: Make
     needs_lexicon: bool = False
 
 
-def room_of_text(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
+def room_of_text(
+    lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str], config: TaskConfig
+) -> np.ndarray:
     """Tokens of a text's document."""
     return np.minimum(lengths[0] + SPECIALS, maximum)
 
 
-def room_of_texts(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
+def room_of_texts(
+    lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str], config: TaskConfig
+) -> np.ndarray:
     """Tokens of a document for each text; a length below zero says that the record has no such text."""
     rooms = [np.where(length >= 0, np.minimum(length + SPECIALS, maximum), 0) for length in lengths]
     return np.sum(rooms, axis=0)

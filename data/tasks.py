@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from data.adaptive_margin import AdaptiveMarginConfig, InBatchMarginConfig, make_adaptive_margin
+from data.back_translation import BackTranslationConfig, make_btmlm, room_of_text_and_pseudo
 from data.masking import choose, corrupt
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment, room_of_text_and_mixed
 from data.packing import FIRST_POSITION, Document, Example
@@ -62,6 +63,7 @@ class TasksConfig(Section):
     camlm: CrossAttentionMaskedConfig | None = None
     translation_alignment: TranslationAlignmentConfig | None = None
     mixed_alignment: MixedAlignmentConfig | None = None
+    btmlm: BackTranslationConfig | None = None
     adaptive_margin: AdaptiveMarginConfig | None = None
     in_batch_margin: InBatchMarginConfig | None = None  # rides on the pairs of the alignment tasks
 
@@ -73,12 +75,19 @@ class TasksConfig(Section):
             )
         return self
 
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes pseudo tokens for some task."""
+        return self.btmlm is not None
+
     def enabled(self) -> dict[str, TaskConfig]:
         """Name -> settings of the tasks that are on and have records of their own, in the order of the table."""
         return {name: getattr(self, name) for name in TASKS if getattr(self, name) is not None}
 
 
-def _room_of_pair(lengths: Sequence[np.ndarray], maximum: int, _: Sequence[str]) -> np.ndarray:
+def _room_of_pair(
+    lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str], config: TaskConfig
+) -> np.ndarray:
     return np.minimum(lengths[0] + lengths[1] + 2 * SPECIALS, maximum)
 
 
@@ -184,6 +193,7 @@ TASKS: dict[str, Task] = {
             room_of_texts,
             make_adaptive_margin,
         ),
+        Task("btmlm", "monolingual", "sentences", "masked", room_of_text_and_pseudo, make_btmlm),
     )
 }
 

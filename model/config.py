@@ -29,6 +29,9 @@ class EncoderConfig(BaseModel):
         default=0.0, ge=0, lt=1, description="on embeddings and on the output of each block"
     )
     pad_id: int = Field(default=1, ge=0)
+    languages: int = Field(
+        default=0, ge=0, description="rows of the table of languages, which training alone has; 0: no table"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> EncoderConfig:

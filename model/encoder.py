@@ -1,4 +1,4 @@
-"""Encoder: token and position tables and a stack of layers, over a stream of packed documents.
+"""Encoder: token, position and language tables and a stack of layers, over a stream of packed documents.
 
 The XLM-R family (Conneau et al. 2020) without what a packed stream makes unnecessary: no padding is computed,
 and no document sees another.
@@ -16,18 +16,27 @@ from model.layout import make_layout
 
 
 class Embedding(nn.Module):
-    """Token vector + position vector, normalised."""
+    """Token vector + position vector, and in training the language's vector where it is told; normalised.
+
+    An exported model has no table of languages: it computes what this one does where no language is told.
+    """
 
     def __init__(self, config: EncoderConfig, layer_norm: LayerNormClass = nn.LayerNorm) -> None:
         super().__init__()
         self.word = _table(config.vocabulary_size, config.width)
         self.position = _table(config.positions, config.width)
+        self.language = _table(config.languages, config.width) if config.languages else None
         self.norm = layer_norm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, token_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """(R,), (R,) -> (R, D)."""
-        embedded: Tensor = self.dropout(self.norm(self.word(token_ids) + self.position(position_ids)))
+    def forward(self, token_ids: Tensor, position_ids: Tensor, language_ids: Tensor | None = None) -> Tensor:
+        """(R,), (R,), (R,) -> (R, D); a language below zero is not told, nor is any where ``language_ids`` is None."""
+        together = self.word(token_ids) + self.position(position_ids)
+        if self.language is not None and language_ids is not None:
+            # Multiplied, not chosen: the table is in the graph of every forward, as ZeRO-3 needs it.
+            told = (language_ids >= 0)[:, None].to(together.dtype)
+            together = together + self.language(language_ids.clamp(min=0)) * told
+        embedded: Tensor = self.dropout(self.norm(together))
         return embedded
 
 
@@ -52,9 +61,16 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, layer_norm) for _ in range(config.layers))
 
     def forward(
-        self, token_ids: Tensor, position_ids: Tensor, document_starts: Tensor, context_lengths: Tensor
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        document_starts: Tensor,
+        context_lengths: Tensor,
+        language_ids: Tensor | None = None,
     ) -> Tensor:
         """Return hidden states (T, D) of ``token_ids`` (T,) at ``position_ids`` (T,).
+
+        ``language_ids`` (T,) are numbers of languages, below zero where the language is not told; None: nowhere.
 
         Document n is ``[document_starts[n], document_starts[n + 1])``; its first ``context_lengths[n]``
         tokens see each other, the rest see the whole document. A last document of padding costs nothing and
@@ -65,7 +81,11 @@ class Encoder(nn.Module):
         layout = make_layout(
             token_ids, document_starts, context_lengths, pad_id=self.config.pad_id, dtype=dtype
         )
-        hidden = self.embedding(layout.arrange(token_ids), layout.arrange(position_ids))
+        hidden = self.embedding(
+            layout.arrange(token_ids),
+            layout.arrange(position_ids),
+            None if language_ids is None else layout.arrange(language_ids),
+        )
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, layout, use_reentrant=False)

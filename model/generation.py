@@ -46,16 +46,18 @@ class Decoding:
         """
         first, last = self.ordinary.start, self.ordinary.stop
         table, bias = table[first:last], bias[first:last]
+        allowed = None
+        if self.allowed is not None:
+            allowed = self.allowed[:, first:last]
+            allowed = allowed | ~allowed.any(1, keepdim=True)
         rows = max(1, SCORES_AT_ONCE // len(table))
         ids = torch.empty(len(features), dtype=torch.int64, device=features.device)
         for start in range(0, len(features), rows):
             piece = slice(start, start + rows)
             scores = F.linear(features[piece], table, bias)
             scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-            if self.allowed is not None:
-                allowed = self.allowed[:, first:last]
-                of_rows = allowed[languages[piece]] | ~allowed.any(1)[languages[piece], None]
-                scores.masked_fill_(~of_rows, float("-inf"))
+            if allowed is not None:
+                scores.masked_fill_(~allowed[languages[piece]], float("-inf"))
             ids[piece] = first + self._decide(scores, draws[piece])
         return ids
 

@@ -98,6 +98,7 @@ class PretrainingModel(nn.Module):
             batch.position_ids[:tokens],
             batch.document_starts[: counted + 1],
             batch.context_lengths[:counted],
+            _told_languages(batch)[:tokens],
         )
         vectors = sentence_vectors(hidden[: batch.sentence_tokens], batch.document_starts[: documents + 1])
         inverse_temperature = self.temperature(hidden)
@@ -117,7 +118,11 @@ class PretrainingModel(nn.Module):
     def _generated(self, batch: Batch, decoding: Decoding) -> Tensor:
         """Ids (M,) for the predicted positions of ``batch``."""
         hidden = self.encoder(
-            batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths
+            batch.token_ids,
+            batch.position_ids,
+            batch.document_starts,
+            batch.context_lengths,
+            _told_languages(batch),
         ).index_select(0, batch.predicted)
         languages = batch.language_ids[batch.predicted]
 
@@ -128,8 +133,13 @@ class PretrainingModel(nn.Module):
         return ids
 
 
+def _told_languages(batch: Batch) -> Tensor:
+    """(T,) the language of each token, -1 where it is not told."""
+    return batch.language_ids.where(batch.language_shown, -1)
+
+
 def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
-    """Fill matrices from a normal of ``initializer_std``; zero the tables' rows of padding, as in XLM-R.
+    """Fill matrices from a normal of ``initializer_std``; zero the tables' rows of padding, as in XLM-R, and languages.
 
     Biases are zero, norms as torch makes them. Every matrix is drawn on the CPU in float32 from a generator
     of its own, keyed by ``seed`` and its name, so its values depend neither on the device nor on what else
@@ -139,7 +149,9 @@ def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
         if parameter.is_meta:
             continue
         with torch.no_grad():
-            if parameter.ndim == 2:
+            if name.endswith("language.weight"):
+                parameter.zero_()
+            elif parameter.ndim == 2:
                 key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
                 generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
                 drawn = torch.empty(parameter.shape).normal_(0.0, config.initializer_std, generator=generator)

@@ -6,15 +6,18 @@ import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from data.back_translation import BackTranslationConfig
 from data.config import DataConfig
 from data.lexicon import Lexicon
 from data.masking import FIRST_ORDINARY_ID
 from data.planner import Planner
 from data.prepare import differences
 from data.recipe import UserError
-from data.sampling import Stream, streams_of
+from data.sampling import Stream, bilingual_shares, streams_of
+from data.scripts import find_scripts, ids_of_languages
 from data.shares import Shares
 from data.store import TokenStore
 from data.stream import MicrobatchMaker
@@ -25,6 +28,7 @@ from model.config import EncoderConfig
 from model.generation import Decoding
 from model.huggingface import ModelError, load_weights, read_config
 from model.pretraining import PretrainingModel
+from objectives.back_translation import PseudoTokens, ScriptTables
 from training.config import Recipe
 
 
@@ -56,7 +60,8 @@ def open_data(recipe: Recipe) -> DataParts:
         )
     lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons]) if recipe.lexicons else None
     tokenizer = Tokenizer.open(store.tokenizer_folder)
-    material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens)
+    bilingual = bilingual_shares(store, recipe.sampling)
+    material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens, bilingual)
     streams = streams_of(store, recipe.tasks, recipe.sampling, lexicon)
     shares = Shares(streams, recipe.tasks, recipe.sampling)
     return DataParts(store, material, streams, shares, Taught.open(recipe.tasks, store))
@@ -74,9 +79,25 @@ def planner_of(recipe: Recipe, data: DataParts) -> Planner:
     )
 
 
-def decoding_of(data: DataParts) -> Decoding:
-    """How pseudo tokens are chosen."""
-    return Decoding(range(FIRST_ORDINARY_ID, data.material.tokenizer.mask_id))
+def pseudo_tokens_of(recipe: Recipe, data: DataParts, device: torch.device | str) -> PseudoTokens | None:
+    """How the model writes pseudo tokens, where a task of the recipe has any. Reads the whole store once."""
+    if not recipe.tasks.generates:
+        return None
+    tokenizer = data.material.tokenizer
+    counts = ids_of_languages(data.store, tokenizer.vocabulary_size)
+    scripts = find_scripts(tokenizer.pieces(range(tokenizer.vocabulary_size)), counts)
+    config = recipe.tasks.btmlm or BackTranslationConfig()
+    return PseudoTokens(
+        Decoding(
+            range(FIRST_ORDINARY_ID, tokenizer.mask_id),
+            config.decode.top_k,
+            config.decode.temperature,
+            torch.from_numpy(counts > 0).to(device) if config.restrict_to_language else None,
+        ),
+        ScriptTables(
+            torch.from_numpy(scripts.of_ids).to(device), torch.from_numpy(scripts.of_languages).to(device)
+        ),
+    )
 
 
 def maker_from(recipe: Recipe, data: DataParts) -> MicrobatchMaker:
@@ -101,13 +122,16 @@ def maker_of(recipe: Recipe) -> functools.partial[MicrobatchMaker]:
     )
 
 
-def encoder_config(recipe: Recipe, ids: int) -> EncoderConfig:
+def encoder_config(recipe: Recipe, ids: int, languages: int) -> EncoderConfig:
     """The encoder's shape for a tokenizer of ``ids`` ids: the recipe's, or that of the folder to start from.
+
+    Of the ``languages`` of the store it has a table if the recipe wants one.
 
     The token table may have more rows than there are ids, as those of published models do: rows that no id names
     are never looked up, and the masked head learns that they are never right.
     """
     shape = recipe.model
+    languages = languages if shape.language_embeddings else 0
     if shape.start_from is not None:
         try:
             config = read_config(Path(shape.start_from))
@@ -124,8 +148,9 @@ def encoder_config(recipe: Recipe, ids: int) -> EncoderConfig:
                 f"maximum_tokens {recipe.maximum_tokens}: the model of {shape.start_from} takes documents of at most"
                 f" {config.longest_document} tokens."
             )
-        return config.model_copy(update={"dropout": shape.dropout, "initializer_std": shape.initializer_std})
-    config = shape.encoder(ids)
+        ours = {"dropout": shape.dropout, "initializer_std": shape.initializer_std, "languages": languages}
+        return config.model_copy(update=ours)
+    config = shape.encoder(ids, languages)
     if config.vocabulary_size < ids:
         raise UserError(
             f"model.vocabulary_size {config.vocabulary_size}: the tokenizer of {recipe.store} has {ids} ids. Set it to"
@@ -135,10 +160,10 @@ def encoder_config(recipe: Recipe, ids: int) -> EncoderConfig:
 
 
 def build_model(
-    recipe: Recipe, ids: int, layer_norm: type[nn.Module] = nn.LayerNorm
+    recipe: Recipe, data: DataParts, layer_norm: type[nn.Module] = nn.LayerNorm
 ) -> tuple[PretrainingModel, list[str]]:
     """The model with its first weights, and the names of those that the folder to start from did not hold."""
-    config = encoder_config(recipe, ids)
+    config = encoder_config(recipe, data.material.tokenizer.vocabulary_size, len(data.store.languages))
     model = PretrainingModel(
         config,
         recipe.model.temperature,

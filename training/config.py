@@ -46,12 +46,13 @@ class ModelConfig(Section):
     positions: int = Field(514, ge=4)
     dropout: float = Field(0.0, ge=0, lt=1)
     initializer_std: float = Field(0.02, gt=0)
+    language_embeddings: bool = False  # vectors of the languages, told to half of the documents; not exported
     temperature: float = Field(0.05, ge=0.01, le=1)
     learn_temperature: bool = True
     activation_checkpointing: bool = False
 
-    def encoder(self, ids: int) -> EncoderConfig:
-        """The shape that the recipe gives for a tokenizer of ``ids`` ids; not for start_from."""
+    def encoder(self, ids: int, languages: int = 0) -> EncoderConfig:
+        """The shape that the recipe gives for ``ids`` ids and a table of ``languages``; not for start_from."""
         assert self.layers is not None and self.width is not None and self.heads is not None
         return EncoderConfig(
             vocabulary_size=self.vocabulary_size or ids,
@@ -62,6 +63,7 @@ class ModelConfig(Section):
             positions=self.positions,
             dropout=self.dropout,
             initializer_std=self.initializer_std,
+            languages=languages,
         )
 
     @model_validator(mode="after")
@@ -167,6 +169,11 @@ class Recipe(DataConfig):
         if self.optimizer.warmup_steps > self.steps:
             problems.append(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}"
+            )
+        if self.tasks.btmlm is not None and not self.model.language_embeddings:
+            problems.append(
+                "tasks.btmlm needs model.language_embeddings: true; nothing else tells the model in which language to"
+                " write"
             )
         if self.model.start_from is None and self.maximum_tokens > self.model.positions - 2:
             problems.append(

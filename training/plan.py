@@ -29,7 +29,7 @@ def print_plan(
     prepared = (Path(recipe.store) / "manifest.json").is_file()
     data = open_data(recipe) if prepared else None
     ids = _ids(recipe) if data is None else data.material.tokenizer.vocabulary_size
-    config = encoder_config(recipe, ids)
+    config = encoder_config(recipe, ids, 0 if data is None else len(data.store.languages))
     with torch.device("meta"):
         model = PretrainingModel(config, recipe.model.temperature)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -43,7 +43,12 @@ def print_plan(
     print(
         f"  vocabulary  {config.vocabulary_size:,} rows in the token table, {at_most}{ids:,} ids in the tokenizer"
     )
-    print(f"  parameters  {parameters:,} ({table:,} of them the token table)")
+    languages = ""
+    if recipe.model.language_embeddings:
+        languages = f", {config.languages * config.width:,} the languages', which are not exported"
+        if data is None:
+            languages = ", without the table of languages, which are counted when the store is prepared"
+    print(f"  parameters  {parameters:,} ({table:,} of them the token table{languages})")
     print(f"  step        {batch.step_tokens:,} tokens = {batch.step_tokens // batch.microbatch_tokens} microbatches of"
           f" {batch.microbatch_tokens:,}; {resolved['gradient_accumulation_steps']} of them a rank")  # fmt: skip
     print(f"  run         {recipe.steps:,} steps, {recipe.steps * batch.step_tokens:,} tokens")

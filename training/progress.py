@@ -10,6 +10,7 @@ import numpy as np
 from data.sampling import Stream
 from data.shares import Mix
 from data.stream import Tally
+from objectives.back_translation import health_figures
 from training.config import Recipe
 from training.engine import StepOutcome
 from training.step import StepLosses
@@ -20,8 +21,9 @@ _WINDOW = 20  # steps over which speed is averaged
 class Progress:
     """Turns tallies and losses into named scalars. Its only state is the tokens spent and due per stream."""
 
-    def __init__(self, streams: Sequence[Stream], recipe: Recipe) -> None:
-        """Nothing is spent yet."""
+    def __init__(self, streams: Sequence[Stream], recipe: Recipe, languages: Sequence[str] = ()) -> None:
+        """Nothing is spent yet. ``languages`` are the names of those that pseudo tokens are written in, by number."""
+        self._languages = languages
         self._steps = recipe.steps
         self._step_tokens = recipe.batch.step_tokens
         self._loss_weights = {name: task.loss_weight for name, task in recipe.tasks.enabled().items()}
@@ -94,6 +96,8 @@ class Progress:
             scalars[f"sampling/budget/{task}"] = float(mix.shares[members].sum())
             scalars[f"accuracy/{task}"] = _mean(losses.correct, losses.terms, members)
         scalars |= self._mixing(tally)
+        if losses.health is not None:
+            scalars |= health_figures(losses.health, self._languages)
         for (task, language), found in self._of_language.items():
             mean = _mean(losses.sums, losses.terms, np.array(found))
             if mean == mean:

@@ -133,6 +133,14 @@ def _figures(steps: Steps, evaluations: Evaluations, floors: Floors) -> list[str
         figures += [
             curves("Loss per task", {task: _column(steps, f"loss/{task}") for task in tasks}, smooth=True),
             share_bars("Share of the tokens, and budget", steps[-1], tasks_of(steps[-1], "share")),
+            curves(
+                "Health of pseudo tokens",
+                {
+                    name: _column(steps, f"pseudo/{name}")
+                    for name in ("distinct_1", "copy_rate", "target_script_rate")
+                },
+                smooth=True,
+            ),
             curves("Learning rate", {"": _column(steps, "learning_rate")}),
             curves("Gradient norm", {"": _column(steps, "grad_norm")}, log=True),
             curves("Tokens per second", {"": _column(steps, "tokens_per_second")}),

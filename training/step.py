@@ -20,10 +20,10 @@ from data.sampling import Stream
 from data.stream import Microbatch, Tally
 from data.tasks import TasksConfig
 from kernels.margin import MarginForm
-from model.generation import Decoding
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
 from objectives.alignment import pairs_of, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
+from objectives.back_translation import PseudoTokens
 from objectives.masked_tokens import masked_token_loss
 from objectives.report import LossReport
 from training.engine import Engine
@@ -51,6 +51,7 @@ class StepLosses(NamedTuple):
     # sums, terms and correct (S,) of the margin on the pairs of the pool, in the streams of these pairs
     in_batch: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     gaps: Mapping[str, np.ndarray] = {}  # of each margin task: (6,), the columns of kernels.margin.GapSums
+    health: np.ndarray | None = None  # (L, len(Health)), of the pseudo tokens where the step has any
 
 
 class StepMargins(NamedTuple):
@@ -89,18 +90,19 @@ def run_microbatches(
     weights: Tensor,
     *,
     aligned: bool,
-    decoding: Decoding | None = None,
+    pseudo: PseudoTokens | None = None,
     margins: StepMargins = StepMargins(),  # noqa: B008  # a tuple: nothing in it changes
 ) -> StepLosses:
     """Forward and backward of this rank's part of a step; the gradient is left with the engine.
 
-    ``aligned`` says whether the recipe has tasks that compare sentences, ``decoding`` how pseudo tokens are chosen,
+    ``aligned`` says whether the recipe has tasks that compare sentences, ``pseudo`` how pseudo tokens are written,
     None in a step in which no rank has any to generate, ``margins`` which margin losses there are. They decide which
     collectives run, so they must be the same on every rank; ``aligned`` and ``margins`` at every step too.
     """
     ranks = dist.group.WORLD
-    if decoding is not None:
-        batches = with_pseudo_tokens(engine, batches, decoding)
+    health = None
+    if pseudo is not None:
+        batches, health = with_pseudo_tokens(engine, batches, pseudo)
     reports: list[LossReport] = []
     triplets: list[Margin] = []
     in_batch: list[Margin] = []
@@ -135,22 +137,15 @@ def run_microbatches(
         if number + 1 < len(batches):
             engine.between_microbatches()
     temperature = 1.0 / float(output.inverse_temperature.detach())
-    return _summed(reports, temperature, triplets, in_batch)
+    return _summed(reports, temperature, triplets, in_batch, health)
 
 
 def with_pseudo_tokens(
-    engine: Engine, batches: Sequence[PackedBatch], decoding: Decoding
-) -> list[PackedBatch]:
-    """The batches with their slots filled by the current weights.
-
-    One forward for each microbatch, also for one that has nothing to generate: ZeRO-3 gathers weights in every
-    forward, and a rank that left one out would leave the others waiting.
-    """
-    filled = []
-    for batch in batches:
-        generation = batch.generation or PackedBatch.empty(batch.token_ids.device)
-        filled.append(batch.filled(engine.generate(generation, decoding)))
-    return filled
+    engine: Engine, batches: Sequence[PackedBatch], pseudo: PseudoTokens
+) -> tuple[list[PackedBatch], Tensor]:
+    """The batches with their slots filled by the current weights, and the health of what was written."""
+    written = [pseudo.write(engine.generate, batch) for batch in batches]
+    return [batch for batch, _ in written], torch.stack([health for _, health in written]).sum(0)
 
 
 def _first_pass(
@@ -165,7 +160,11 @@ def _first_pass(
 
 
 def _summed(
-    reports: Sequence[LossReport], temperature: float, triplets: Sequence[Margin], in_batch: Sequence[Margin]
+    reports: Sequence[LossReport],
+    temperature: float,
+    triplets: Sequence[Margin],
+    in_batch: Sequence[Margin],
+    health: Tensor | None,
 ) -> StepLosses:
     """What this rank's microbatches reported, added up over them and over the ranks: one exchange."""
     parts = {"": _added([_columns(report) for report in reports])}
@@ -174,13 +173,16 @@ def _summed(
     for name, margins in (("adaptive_margin", triplets), ("in_batch_margin", in_batch)):
         if margins:
             parts[name] = _added([margin.gaps for margin in margins])
+    if health is not None:
+        parts["health"] = health.double()
     total = torch.cat([part.flatten() for part in parts.values()])
     dist.all_reduce(total)
     split = total.cpu().split([part.numel() for part in parts.values()])
     found = {name: values.view(parts[name].shape).numpy() for name, values in zip(parts, split, strict=True)}
     sums, terms, correct = found.pop("")
     riding = found.pop("in_batch", None)
-    return StepLosses(sums, terms, correct, temperature, None if riding is None else tuple(riding), found)
+    riding = None if riding is None else tuple(riding)
+    return StepLosses(sums, terms, correct, temperature, riding, health=found.pop("health", None), gaps=found)
 
 
 def _columns(report: LossReport) -> Tensor:

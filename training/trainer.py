@@ -25,7 +25,7 @@ from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
-from training.build import build_model, decoding_of, maker_from, maker_of, open_data, planner_of
+from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.config import Recipe, changes, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
@@ -63,14 +63,13 @@ class Trainer:
         self.data = open_data(recipe)
         resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
         found = self._checkpoint_to_resume(resolved)
-        ids = self.data.material.tokenizer.vocabulary_size
-        model, fresh = build_model(recipe, ids, layer_norm_class(recipe.optimizer, self.world.device))
+        model, fresh = build_model(recipe, self.data, layer_norm_class(recipe.optimizer, self.world.device))
         self.encoder = model.config
         parameters = sum(parameter.numel() for parameter in model.parameters())
         optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)
         self.engine = Engine(model, optimizer, resolved, self.world)
         self.planner = planner_of(recipe, self.data)
-        self.progress = Progress(self.data.streams, recipe)
+        self.progress = Progress(self.data.streams, recipe, self.data.store.languages)
         self.margins = Margins(recipe.tasks)
         self.done = 0
         if found is not None:
@@ -83,7 +82,7 @@ class Trainer:
             ranks=self.world.ranks,
             workers=recipe.workers,
         )
-        self.decoding = decoding_of(self.data)
+        self.pseudo = pseudo_tokens_of(recipe, self.data, self.world.device)
         self.evaluator = Evaluator(
             self.data.store, self.data.material, recipe.evaluation, recipe.batch.microbatch_tokens
         )
@@ -130,7 +129,7 @@ class Trainer:
             self.engine.train()
             losses = run_microbatches(
                 self.engine, self._on_device(microbatches), weights, aligned=aligned,
-                decoding=self.decoding if tally[:, Tally.PSEUDO].any() else None,
+                pseudo=self.pseudo if tally[:, Tally.PSEUDO].any() else None,
                 margins=self._margins_of(tally),
             )  # fmt: skip
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
@@ -267,7 +266,8 @@ class Trainer:
         tally, _ = sum_tallies(microbatches, [])
         batches = self._on_device(microbatches)
         if tally[:, Tally.PSEUDO].any():
-            batches = with_pseudo_tokens(self.engine, batches, self.decoding)
+            assert self.pseudo is not None
+            batches, _ = with_pseudo_tokens(self.engine, batches, self.pseudo)
         for batch in batches:
             with torch.no_grad():
                 output = self.engine(batch)

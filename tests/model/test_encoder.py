@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.pretraining import PretrainingModel
+from tests.model.conftest import make_config
 from tests.model.dense import dense_hidden, visible
 
 Build = Callable[..., PretrainingModel]
@@ -145,3 +146,44 @@ def test_a_stream_without_tokens_goes_through(small: Build) -> None:
     assert hidden.shape == (0, 32)
     hidden.sum().backward()
     assert all(p.grad is not None and (p.grad == 0).all() for p in model.encoder.parameters())
+
+
+def with_languages(small: Build, **changes: float) -> PretrainingModel:
+    """A small model whose table of languages is far from its initial zeros."""
+    return small(languages=5, **changes)
+
+
+def test_languages_that_are_told_are_added_before_the_norm_and_the_others_are_not(small: Build) -> None:
+    model = with_languages(small)
+    lengths = [7, 4, 9]
+    ids, positions = torch.randint(4, 100, (20,)), torch.cat([torch.arange(n) + 2 for n in lengths])
+    starts, contexts = torch.tensor([0, 7, 11, 20]), torch.tensor([7, 2, 9])
+    languages = torch.tensor([3] * 7 + [0] * 2 + [4] * 2 + [-1] * 9)
+    hidden = model.encoder(ids, positions, starts, contexts, languages)
+    # The same as an encoder without the table, whose token vectors already hold the languages'.
+    table = model.encoder.embedding.language.weight
+    told = torch.where((languages >= 0)[:, None], table[languages], 0.0)
+    embedding = model.encoder.embedding
+    tokens = embedding.word.weight[ids] + told
+    plain = PretrainingModel(make_config(vocabulary_size=20), seed=3).double()
+    state = {name: tensor for name, tensor in model.state_dict().items() if "language" not in name}
+    state["encoder.embedding.word.weight"] = tokens.detach()
+    state["head.bias"] = torch.zeros(20)
+    plain.load_state_dict(state)
+    wanted = plain.encoder(torch.arange(2, 22) - 2, positions, starts, contexts)
+    torch.testing.assert_close(hidden, wanted, atol=1e-12, rtol=0)
+    untold = model.encoder(ids, positions, starts, contexts)
+    torch.testing.assert_close(hidden[11:], untold[11:], atol=1e-12, rtol=0)
+    assert (hidden[:11] - untold[:11]).abs().max() > 0.01
+
+
+def test_the_table_of_languages_begins_with_zeros_and_changes_no_other_weight() -> None:
+    plain, taught = (
+        PretrainingModel(make_config(), seed=5),
+        PretrainingModel(make_config(languages=7), seed=5),
+    )
+    table = taught.encoder.embedding.language.weight
+    assert table.shape == (7, 32) and not table.any()
+    mine, theirs = dict(plain.named_parameters()), dict(taught.named_parameters())
+    assert set(theirs) - set(mine) == {"encoder.embedding.language.weight"}
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -89,7 +89,7 @@ def test_every_parameter_has_a_gradient_in_every_microbatch(
     """ZeRO-3 applies the last step's gradient again to a parameter that has none."""
     if not documents:
         sentences = predicted = 0
-    model = small(dtype)
+    model = small(dtype, languages=3)
     output = model(microbatch(sentences, predicted, documents))
     output.prediction_losses.sum().backward()
     for name, parameter in model.named_parameters():

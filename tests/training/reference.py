@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ def steps_of(recipe: Recipe, steps: int) -> list[list[PackedBatch]]:
 def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Reference:
     """Train on the microbatches of ``steps``; every loss is divided by its count in the whole step."""
     data = open_data(recipe)
-    model, _ = build_model(recipe, data.material.tokenizer.vocabulary_size)
+    model, _ = build_model(recipe, data)
     model = model.double()
     settings = recipe.optimizer
     parameters = list(model.parameters())
@@ -136,8 +137,10 @@ def _losses(
     streams: list[Tensor] = []
     left, right, groups, pair_streams = [], [], [], []
     for batch in batches:
+        batch = batch if batch.generation is None else with_pseudo_tokens(model, batch, batch.generation)
+        languages = batch.language_ids.where(batch.language_shown, -1)
         hidden = model.encoder(
-            batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths
+            batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths, languages
         )
         logits = model.head.logits(hidden[batch.predicted], model.encoder.embedding.word.weight)
         losses.append(F.cross_entropy(logits, batch.targets, reduction="none"))
@@ -188,3 +191,27 @@ def _losses(
         task: loss[torch.tensor([i for i, name in enumerate(tasks) if name == task])]
         for task in dict.fromkeys(tasks)
     }
+
+
+def with_pseudo_tokens(model: Any, batch: PackedBatch, generation: PackedBatch) -> PackedBatch:
+    """The first pass, one document after the other: every placeholder gets the ordinary id that scores best."""
+    ids: list[int] = []
+    starts = generation.document_starts.tolist()
+    table = model.encoder.embedding.word.weight
+    with torch.no_grad():
+        for start, end, context in zip(
+            starts[:-1], starts[1:], generation.context_lengths.tolist(), strict=True
+        ):
+            assert generation.language_shown[start:end].all()
+            hidden = model.encoder(
+                generation.token_ids[start:end],
+                generation.position_ids[start:end],
+                torch.tensor([0, end - start]),
+                torch.tensor([context]),
+                generation.language_ids[start:end],
+            )
+            logits = model.head.logits(hidden[context:], table)
+            ids += (logits[:, 4:-1].argmax(1) + 4).tolist()  # between <unk> and <mask>
+    token_ids = batch.token_ids.clone()
+    token_ids[batch.slots] = torch.tensor(ids)
+    return replace(batch, token_ids=token_ids)

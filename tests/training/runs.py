@@ -67,7 +67,11 @@ def train(
 def numbers(run: Path) -> list[dict[str, float]]:
     """Of every step: what must come out the same again, all losses and accuracies among it."""
     return [
-        {k: v for k, v in step.items() if k in EXACT or k.split("/")[0] in ("loss", "accuracy", "share")}
+        {
+            k: v
+            for k, v in step.items()
+            if k in EXACT or k.split("/")[0] in ("loss", "accuracy", "share", "pseudo")
+        }
         for step in read_metrics(run)
     ]
 

@@ -37,7 +37,7 @@ def test_the_figures_do_not_depend_on_ranks_microbatches_or_the_call(small_recip
     def of_rank(group: Any, *settings: str) -> list[dict[str, float]]:
         launched()
         measure, data, recipe = evaluator(small_recipe, "evaluation.retrieval.among=null", *settings)
-        model, _ = build_model(recipe, data.material.tokenizer.vocabulary_size)
+        model, _ = build_model(recipe, data)
         calls = 2 if group.size() == 1 else 1
         return [measure(forward_of(model)) for _ in range(calls)]
 

@@ -52,7 +52,7 @@ def test_it_prints_parameters_steps_and_budgets_and_makes_nothing(
     recipe = parse_recipe(raw, Recipe)
     print_plan(recipe, raw, sharding(3), Path("ds.json"), 2)
     said = capsys.readouterr().out
-    model = PretrainingModel(encoder_config(recipe, 2000))
+    model = PretrainingModel(encoder_config(recipe, 2000, 0))
     assert f"{sum(p.numel() for p in model.parameters()):,} (64,000 of them the token table)" in said
     assert "vocabulary  2,000 rows in the token table, 2,000 ids in the tokenizer" in said
     assert "ZeRO-3), 2 rank(s)" in said and "4,096 tokens = 4 microbatches of 1,024; 2 of them a rank" in said

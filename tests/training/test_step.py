@@ -30,7 +30,7 @@ from tests.training.runs import (
     sharding,
     train,
 )
-from training.build import build_model, maker_of, open_data, planner_of
+from training.build import build_model, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.config import Recipe
 from training.engine import Engine, join_world, whole_weights
 from training.optimizer import build_optimizer
@@ -39,8 +39,9 @@ from training.sharding import read_sharding, resolve_sharding
 from training.step import run_microbatches, sum_tallies, weights_of
 
 STEPS = 5
-BASE = (f"steps={STEPS}", WITHOUT_EVALUATION, "checkpoint.every=0", "log.every=100")
-TASKS = ("mmlm", "tlm", "camlm", "translation_alignment", "mixed_alignment")
+WITH_BTMLM = ("tasks.btmlm={}", "model.language_embeddings=true")
+BASE = (f"steps={STEPS}", WITHOUT_EVALUATION, "checkpoint.every=0", "log.every=100", *WITH_BTMLM)
+TASKS = ("mmlm", "tlm", "camlm", "btmlm", "translation_alignment", "mixed_alignment")
 
 # (ranks, ZeRO stage, microbatch_tokens); a step has 4,096 tokens in rows of 512.
 CUTS = [
@@ -134,12 +135,12 @@ def test_bfloat16_stays_within_a_thousandth_of_float64(
 
 # Which tasks the four microbatches of each step hold: a head or a comparison is missing in a microbatch, in all of
 # them, in the step after one that had it. ZeRO-3 would apply the last gradient of what was left out again.
-ALL, MASKED, ALIGNED = set(TASKS), set(TASKS[:3]), set(TASKS[3:])
+ALL, MASKED, ALIGNED = set(TASKS), set(TASKS[:4]), set(TASKS[4:])
 HOLES: list[list[set[str]]] = [
     [ALL, ALL, ALL, ALL],
     [MASKED, MASKED, MASKED, MASKED],
     [ALIGNED, ALIGNED, ALIGNED, ALIGNED],
-    [{"mmlm"}, ALIGNED, set(), {"camlm"}],
+    [{"btmlm"}, ALIGNED, set(), {"camlm"}],  # one rank generates, the others have nothing to
     [set(), set(), MASKED, ALIGNED],
     [ALL, ALL, ALL, ALL],
 ]
@@ -148,7 +149,7 @@ HOLES: list[list[set[str]]] = [
 @pytest.fixture(scope="module")
 def step_with_holes(small_recipe: Path) -> tuple[Recipe, list[list[Any]]]:
     """Microbatches of the small recipe's first steps from which some tasks are taken out."""
-    recipe = parse_recipe(read_recipe(small_recipe, ["steps=6", WITHOUT_EVALUATION]), Recipe)
+    recipe = parse_recipe(read_recipe(small_recipe, ["steps=6", WITHOUT_EVALUATION, *WITH_BTMLM]), Recipe)
     data = open_data(recipe)
     planner, maker = planner_of(recipe, data), maker_of(recipe)()
     steps = []
@@ -175,13 +176,15 @@ def test_a_task_that_is_absent_here_or_everywhere_leaves_no_trace_of_its_last_gr
     def of_rank(group: Any) -> list[tuple[float, float]]:
         launched()
         engine, streams = built(recipe, stage)
+        pseudo = pseudo_tokens_of(recipe, open_data(recipe), engine.world.device)
         found = []
         for number, step in enumerate(steps, 1):
             mine = step[group.rank() :: ranks]
             tally, _ = sum_tallies(mine, [])
             weights = weights_of(tally, streams, recipe.tasks, engine.world.device)
             batches = [PackedBatch.from_arrays(microbatch.arrays) for microbatch in mine]
-            losses = run_microbatches(engine, batches, weights, aligned=True)
+            some = pseudo if tally[:, Tally.PSEUDO].any() else None
+            losses = run_microbatches(engine, batches, weights, aligned=True, pseudo=some)
             outcome = engine.step(learning_rate(number, recipe.steps, recipe.optimizer))
             found.append((float(losses.sums @ weights.double().numpy()), outcome.gradient_norm))
         engine.save(tmp_path, "saved")
@@ -200,7 +203,7 @@ def built(recipe: Recipe, stage: int) -> tuple[Engine, list[Stream]]:
     """The engine of a recipe as the Trainer builds it."""
     world = join_world()
     data = open_data(recipe)
-    model, _ = build_model(recipe, data.material.tokenizer.vocabulary_size)
+    model, _ = build_model(recipe, data)
     optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, world.device)
     resolved = resolve_sharding(sharding(stage), Path("ds.json"), recipe, Path("recipe.yaml"), world.ranks)
     return Engine(model, optimizer, resolved, world), data.streams
