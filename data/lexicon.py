@@ -1,7 +1,11 @@
-"""Word translations: loading dictionaries with English on one side, and finding a text's words in them."""
+"""Word and phrase translations: loading dictionaries with English on one side, finding a text's words in them.
+
+python -m data.lexicon --recipe RECIPE --out FILE        induces one from the recipe's own translations
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,16 +17,23 @@ from data.lines import read_lines
 from data.recipe import UserError
 
 PIVOT = "en"
+PHRASE = "phrase"  # fourth column of an entry that is a phrase of running text and in no dictionary
+LONGEST_PHRASE = 4  # words of a phrase (ALM, Yang et al., 2020: fewer than five)
 WITHOUT_SPACES = frozenset({"zh", "ja", "th", "km", "lo", "my"})
 
-_LONGEST_PHRASE = 5  # words; characters are counted by _LONGEST_RUN
-_LONGEST_RUN = 12
+_LONGEST_ENTRY = (
+    5  # words of a dictionary's entry that are looked for; characters are counted by _LONGEST_RUN
+)
+_LONGEST_RUN = 16
 
 # Placeholders, markup and addresses are read as one unit, so that the words in them are left alone.
 # `regex` counts combining marks as part of a word, which Devanagari needs and `re` does not do.
 _UNIT = regex.compile(
     r"(?P<fixed>%\([^)]*\)\w|%\w|\{[^}]*\}|<[^>]+>|https?://\S+)|(?P<word>\w+(?:[-'’]\w+)*)", regex.V1
 )
+# Inside a run without spaces: a word of another script or a number is whole, the rest goes by grapheme clusters,
+# so that no vowel sign or tone mark (Thai, Burmese) is torn from its letter.
+_CLUSTER = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{M}]+|\p{Nd}+|\X", regex.V1)
 
 Translation = tuple[str, str]  # language, text
 
@@ -32,6 +43,7 @@ class Match(NamedTuple):
 
     start: int
     end: int
+    words: int  # units of the text that it covers
     translations: tuple[Translation, ...]
 
 
@@ -43,99 +55,187 @@ class Words(NamedTuple):
     unmatched: int  # words in no match; numbers are in every language, and count as none
 
 
-class Lexicon:
-    """Every dictionary at once: phrase in a language -> its translations in all the others.
+class Entry(NamedTuple):
+    """A line of a word list."""
 
-    Dictionaries pair a language with English. A word of another language is translated into English directly,
-    and into a third language through English.
-    """
+    language: str
+    english: str
+    translation: str
+    kind: str = ""  # PHRASE, or anything
 
-    def __init__(self, entries: Sequence[tuple[str, str, str]]) -> None:
-        """Take ``(language, English, translation)`` triples."""
+
+class _Table:
+    """Phrase in a language -> its translations in all the others, directly or through English."""
+
+    def __init__(self) -> None:
         self._from_pivot: dict[str, dict[Translation, None]] = {}
         self._to_pivot: dict[tuple[str, str], dict[str, None]] = {}
-        for language, english, translation in entries:
-            self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = None
-            self._to_pivot.setdefault((language, _normal(translation)), {})[english] = None
-        self.languages = frozenset({language for language, _ in self._to_pivot} | {PIVOT})
         self._looked_up = lru_cache(maxsize=1 << 18)(self._look_up)  # texts repeat their words
 
-    @classmethod
-    def load(cls, paths: Sequence[Path]) -> Lexicon:
-        """Read tab-separated files of language, English, translation (further columns are ignored)."""
-        return cls([entry for path in paths for entry in read_entries(path)])
+    def add(self, entry: Entry) -> None:
+        language, english, translation, _ = entry
+        self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = None
+        self._to_pivot.setdefault((language, _normal(translation)), {})[english] = None
 
     def translations(self, language: str, phrase: str) -> tuple[Translation, ...]:
-        """All translations of ``phrase`` into other languages, without those that look the same."""
-        return self._looked_up(language, _normal(phrase))
+        """In languages other than ``language``, without those that look the same."""
+        normal = _normal(phrase)
+        known = normal in self._from_pivot if language == PIVOT else (language, normal) in self._to_pivot
+        return self._looked_up(language, normal) if known else ()
 
     def _look_up(self, language: str, normal: str) -> tuple[Translation, ...]:
         if language == PIVOT:
-            found = dict(self._from_pivot.get(normal, {}))
+            found = dict(self._from_pivot[normal])
         else:
             found = {}
-            for english in self._to_pivot.get((language, normal), ()):
+            for english in self._to_pivot[(language, normal)]:
                 found[(PIVOT, english)] = None
                 found.update(self._from_pivot.get(_normal(english), {}))
-        return tuple(item for item in found if item[0] != language and _normal(item[1]) != normal)
+        own = primary(language)
+        return tuple(item for item in found if primary(item[0]) != own and _normal(item[1]) != normal)
+
+
+class Lexicon:
+    """Every dictionary at once, and beside them the phrases of running text that were induced.
+
+    Dictionaries pair a language with English. A word of another language is translated into English directly,
+    and into a third language through English. A phrase is an entry of two to four words in English: such an entry
+    of a dictionary is a word and a phrase, one that is marked as a phrase is no word.
+    """
+
+    def __init__(self, entries: Sequence[Sequence[str]]) -> None:
+        """Take ``(language, English, translation)``, or with a fourth column that may say ``phrase``."""
+        self._words, self._phrases = _Table(), _Table()
+        self.has_phrases = False
+        for fields in entries:
+            entry = Entry(*fields)
+            if entry.kind != PHRASE:
+                self._words.add(entry)
+            if entry.kind == PHRASE or 2 <= len(entry.english.split()) <= LONGEST_PHRASE:
+                self._phrases.add(entry)
+                self.has_phrases = True
+        self.languages = frozenset({fields[0] for fields in entries} | {PIVOT})
+        self._names: dict[str, str | None] = {}
+
+    @classmethod
+    def load(cls, paths: Sequence[Path]) -> Lexicon:
+        """Read tab-separated files of language, English, translation, kind (further columns are ignored)."""
+        return cls([entry for path in paths for entry in read_entries(path)])
+
+    def name_of(self, language: str) -> str | None:
+        """What the lexicon calls ``language``: the tag, or its nearest parent (zh-Hans-CN, zh-Hans, zh), or None.
+
+        Source: RFC 4647, section 3.4, "lookup".
+        """
+        known = {_tag(name): name for name in self.languages}
+        tag = _tag(language)
+        while tag and tag not in known:
+            tag = tag.rpartition("-")[0]
+        return known.get(tag)
+
+    def translations(self, language: str, phrase: str) -> tuple[Translation, ...]:
+        """All translations of a word into other languages, without those that look the same."""
+        name = self._name(language)
+        return self._words.translations(name, phrase) if name else ()
 
     def words(self, language: str, text: str) -> Words:
-        """The words of ``text`` and the longest phrases of it that have translations, left to right."""
-        units = list(_units(language, text))
+        """The words of ``text`` and the longest entries of it that have translations, left to right."""
+        return self._found(self._words, language, text, _LONGEST_ENTRY)
+
+    def phrases(self, language: str, text: str) -> Words:
+        """The same for phrases."""
+        return self._found(self._phrases, language, text, LONGEST_PHRASE)
+
+    def _name(self, language: str) -> str | None:
+        if language not in self._names:
+            self._names[language] = self.name_of(language)
+        return self._names[language]
+
+    def _found(self, table: _Table, language: str, text: str, longest: int) -> Words:
         spaced = not written_without_spaces(language)
+        units = units_of(language, text)
+        name = self._name(language)
         matches: list[Match] = []
         i = unmatched = 0
         while i < len(units):
-            match, used = self._longest(language, text, units, i, spaced)
+            match = None
+            if name is not None:
+                match = _longest(table, name, text, units, i, longest if spaced else _LONGEST_RUN, spaced)
             if match is not None:
                 matches.append(match)
             elif any(character.isalpha() for character in text[slice(*units[i])]):
                 unmatched += 1
-            i += used
+            i += match.words if match is not None else 1
         return Words(len(units), matches, unmatched)
 
-    def _longest(
-        self, language: str, text: str, units: list[tuple[int, int]], first: int, spaced: bool
-    ) -> tuple[Match | None, int]:
-        start = units[first][0]
-        last = first
-        limit = min(len(units), first + (_LONGEST_PHRASE if spaced else _LONGEST_RUN))
-        while last + 1 < limit and _adjacent(text, units[last][1], units[last + 1][0], spaced):
-            last += 1
-        # One character of running text says too little to be translated by itself.
-        for end in range(last, first - 1 if spaced else first, -1):
-            found = self.translations(language, text[start : units[end][1]])
-            if found:
-                return Match(start, units[end][1], found), end - first + 1
-        return None, 1
+
+def _longest(
+    table: _Table,
+    language: str,
+    text: str,
+    units: list[tuple[int, int]],
+    first: int,
+    limit: int,
+    spaced: bool,
+) -> Match | None:
+    start = units[first][0]
+    last = first
+    limit = min(len(units), first + limit)
+    while last + 1 < limit and _adjacent(text, units[last][1], units[last + 1][0], spaced):
+        last += 1
+    for end in range(last, first - 1, -1):
+        stop = units[end][1]
+        if not spaced and sum(map(str.isalpha, text[start:stop])) < 2:
+            break  # one letter of running text says too little to be translated by itself
+        found = table.translations(language, text[start:stop])
+        if found:
+            return Match(start, stop, end - first + 1, found)
+    return None
+
+
+def primary(language: str) -> str:
+    """The language of a tag without script and region: zh of zh-Hant."""
+    return _tag(language).partition("-")[0]
 
 
 def written_without_spaces(language: str) -> bool:
     """Whether words of ``language`` are not set off by spaces; its region and script (zh-Hant) do not matter."""
-    return language.replace("_", "-").partition("-")[0].lower() in WITHOUT_SPACES
+    return primary(language) in WITHOUT_SPACES
 
 
-def _units(language: str, text: str) -> Iterator[tuple[int, int]]:
+def units_of(language: str, text: str) -> list[tuple[int, int]]:
+    """Where the words of ``text`` stand; its characters (grapheme clusters), where words are not spaced."""
     spaced = not written_without_spaces(language)
+    units: list[tuple[int, int]] = []
     for unit in _UNIT.finditer(text):
         if unit.lastgroup == "fixed":
             continue
-        if not spaced and not unit.group().isascii():
-            yield from ((i, i + 1) for i in range(unit.start(), unit.end()))
+        if spaced or unit.group().isascii():
+            units.append(unit.span())
         else:
-            yield unit.span()
+            units += [cluster.span() for cluster in _CLUSTER.finditer(text, unit.start(), unit.end())]
+    return units
+
+
+def runs_of(text: str) -> list[tuple[int, int]]:
+    """Where the runs of letters and digits in ``text`` stand, placeholders left out."""
+    return [unit.span() for unit in _UNIT.finditer(text) if unit.lastgroup != "fixed"]
 
 
 def _adjacent(text: str, end: int, start: int, spaced: bool) -> bool:
     return text[end:start] == " " if spaced else end == start
 
 
+def _tag(language: str) -> str:
+    return language.replace("_", "-").lower()
+
+
 def _normal(phrase: str) -> str:
     return " ".join(phrase.casefold().split())
 
 
-def read_entries(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Language, English and translation of every line of a word list; UserError names file, line and remedy."""
+def read_entries(path: Path) -> Iterator[Entry]:
+    """Every line of a word list; UserError names file, line and remedy."""
     if not path.is_file():
         raise UserError(f"lexicon {path}: there is no such file. Check the path under 'lexicons'.")
     for number, line in enumerate(read_lines(str(path)), start=1):
@@ -152,4 +252,10 @@ def read_entries(path: Path) -> Iterator[tuple[str, str, str]]:
                 f"lexicon {path}, line {number}: expected language, English and translation separated by tabs,"
                 f" found {len(columns)} column(s)."
             )
-        yield columns[0].strip(), columns[1].strip(), columns[2].strip()
+        yield Entry(*(column.strip() for column in columns[:4]))
+
+
+if __name__ == "__main__":
+    from data.induction import main
+
+    sys.exit(main())

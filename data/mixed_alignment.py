@@ -1,15 +1,22 @@
-"""Mixed-language alignment: a text and its mixed-language form are compared (US20220019743A1)."""
+"""Mixed-language alignment: a text and its mixed-language form are compared (US20220019743A1).
+
+generators, drawn by weight ──▶ the first that can give something ──▶ (mixed, original), (original, mixed)
+                                                                      or (mixed, mixed')
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from data.lexicon import PIVOT, written_without_spaces
-from data.mixing import mix
-from data.packing import Example
+from data.keys import hashed, key
+from data.lexicon import PIVOT, Lexicon, written_without_spaces
+from data.mixing import MixedText, Mixture, mix, mix_sentences
+from data.packing import Document, Example
+from data.recipe import Section
 from data.task import (
     SPECIALS,
     Draw,
@@ -31,51 +38,174 @@ _MIXED_GROWTH_WITHOUT_SPACES = 2.0
 _MIXED_FURTHER = 5  # tokens; one word more or less tells in a short text
 
 
-class MixedAlignmentConfig(TaskConfig):
-    """Mixed-language alignment: the part of the translatable phrases that are translated."""
+class GeneratorsConfig(Section):
+    """How often each generator is drawn, as a ratio; one that is left out is off."""
 
-    replacement_rate: float = Field(0.7, gt=0, le=1)
+    dictionary: float = Field(0.0, ge=0)
+    phrase: float = Field(0.0, ge=0)
+    sentence: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_are_on(self) -> GeneratorsConfig:
+        if not self.weights():
+            raise ValueError(f"give at least one of {', '.join(type(self).model_fields)} a weight")
+        return self
+
+    def weights(self) -> dict[str, float]:
+        """Name -> weight of those that are on."""
+        return {name: weight for name, weight in self.model_dump().items() if weight > 0}
+
+
+class MixedAlignmentConfig(TaskConfig):
+    """Mixed-language alignment: which generators mix, and how much of a text they replace.
+
+    A record for which the drawn generator can give nothing goes to the next of the others, in an order drawn by
+    their weights; one for which none can give anything is rejected.
+    """
+
+    generators: GeneratorsConfig = GeneratorsConfig(dictionary=1.0)
+    replacement_rate: float = Field(0.7, gt=0, le=1)  # of the words, or phrases, that have translations
+    both_mixed: float = Field(0.0, ge=0, le=1)  # the part of the pairs that compare two mixed forms of a text
+
+    def lacks(self, lexicon: Lexicon | None) -> str | None:
+        """A generator that reads word lists needs one that holds what it looks for."""
+        on = self.generators.weights()
+        if lexicon is None and ("dictionary" in on or "phrase" in on):
+            return "needs word translations: name a file under 'lexicons', or leave it out."
+        if lexicon is not None and "phrase" in on and not lexicon.has_phrases:
+            return (
+                "has the generator 'phrase' and no lexicon holds a phrase: induce one from your translations with"
+                " python -m data.lexicon, or leave it out."
+            )
+        return None
+
+    def serves(self, lexicon: Lexicon | None, languages: tuple[str, ...], kind: str) -> bool:
+        """Whether some generator may find something: a word list of the language, or translations."""
+        on = self.generators.weights()
+        listed = lexicon is not None and all(lexicon.name_of(language) for language in languages)
+        return (listed and ("dictionary" in on or "phrase" in on)) or (
+            kind == "parallel" and "sentence" in on
+        )
+
+
+def both_sides_mixed(share: float, stream: str, records: np.ndarray, epoch: int, seed: int) -> np.ndarray:
+    """Whether both sides of each of ``records`` (n,) are mixed in an epoch: the planner sets room aside for it."""
+    draws = hashed(key(seed, stream, epoch, "both mixed"), records)
+    return (draws >> np.uint64(11)) / 2.0**53 < share
 
 
 def room_of_text_and_mixed(
     lengths: Sequence[np.ndarray], maximum: int, languages: Sequence[str], config: TaskConfig
 ) -> np.ndarray:
-    """Tokens of a text's document and of its mixed form's."""
+    """Tokens of a text's document and of its mixed form's.
+
+    Of two mixed forms where a second length is given that is not below zero.
+    """
     (language,) = languages
     growth = _MIXED_GROWTH_OF_PIVOT if language == PIVOT else _MIXED_GROWTH
     if written_without_spaces(language):
         growth = _MIXED_GROWTH_WITHOUT_SPACES
     mixed = (lengths[0] * growth).astype(np.int64) + _MIXED_FURTHER + SPECIALS
-    return room_of_text(lengths, maximum, languages, config) + np.minimum(mixed, maximum)
+    mixed = np.minimum(mixed, maximum)
+    other = room_of_text(lengths, maximum, languages, config)
+    if len(lengths) > 1:
+        other = np.where(lengths[1] >= 0, mixed, other)
+    return other + mixed
+
+
+class _Source(NamedTuple):
+    """What is mixed: a text as far as it was kept, and the other texts of its record."""
+
+    language: str
+    number: int  # of the language
+    ids: np.ndarray  # (n,)
+    text: str
+    others: list[tuple[str, str]]  # (language, text)
+    whole: bool  # nothing of the text was cut off
+    teacher: np.ndarray | None  # (Et,) to the teacher all forms mean the same: it has read the original
+
+
+class _Side(NamedTuple):
+    """A mixed form as a document."""
+
+    document: Document
+    how: Mixture
 
 
 def make_mixed_alignment(
     segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
 ) -> Made:
-    """Contrastive alignment of a text with its mixed-language form (US20220019743A1), either side at random.
+    """Contrastive alignment of a text with its mixed-language form, on either side at random, or of two of these.
 
-    A text that was cut to the longest length is mixed as far as it was kept: its partner says nothing more.
+    A text that was cut to the longest length is mixed as far as it was kept: its partner says nothing more. After
+    the text ``segments`` may hold other texts of its record, which are its translations.
     """
-    assert isinstance(config, MixedAlignmentConfig) and material.lexicon is not None
-    (segment,) = segments
-    tokenizer, language = material.tokenizer, material.languages[segment.language]
+    assert isinstance(config, MixedAlignmentConfig)
+    segment, *others = segments
     ids = segment.ids[: material.maximum_tokens - SPECIALS]
-    text = segment.text
-    if len(ids) == material.maximum_tokens - SPECIALS:  # the store cut the ids of a longer text to as many
-        text = tokenizer.covered(text, len(ids))
-    mixed = mix(text, language, material.lexicon, config.replacement_rate, draw.random("mixing"))
-    if mixed is None:
+    whole = len(ids) < material.maximum_tokens - SPECIALS  # the store cut the ids of a longer text to as many
+    source = _Source(
+        material.languages[segment.language],
+        segment.language,
+        ids,
+        segment.text if whole else material.tokenizer.covered(segment.text, len(ids)),
+        [(material.languages[other.language], other.text) for other in others],
+        whole,
+        segment.teacher,
+    )
+    both = both_sides_mixed(
+        config.both_mixed, draw.stream_name, np.array([draw.record]), draw.epoch, draw.seed
+    )[0]
+    room = (draw.room // 2 if both else draw.room - len(ids) - SPECIALS) - SPECIALS
+    side = _mixed_side(source, "mixing", room, draw, material, config)
+    if side is None:
         return Made(None)
-    (whole,) = tokenizer.encode([mixed.text])
-    kept = whole[: draw.room - len(ids) - 2 * SPECIALS]
-    if np.array_equal(kept, ids[: len(kept)]):  # what was translated stood behind the cut
-        return Made(None)
-    # To the teacher both mean the same: it has read the original.
-    documents = [
-        context_document(wrapped(side, tokenizer), segment.language, teacher=segment.teacher)
-        for side in (ids, kept)
-    ]
+    original = context_document(wrapped(ids, material.tokenizer), segment.language, teacher=segment.teacher)
+    sides, documents = [side], [original, side.document]
+    if both:
+        second = _mixed_side(source, "mixing again", room, draw, material, config)
+        if second is not None and not np.array_equal(second.document.token_ids, side.document.token_ids):
+            sides, documents = [side, second], [side.document, second.document]
     if draw.random("side").random() < 0.5:
         documents.reverse()
     example = Example(draw.stream, documents, pairs=[(0, 1)], group=segment.group)
-    return Made(example, mixed, len(kept) < len(whole))
+    return Made(example, tuple(side.how for side in sides))
+
+
+def _mixed_side(
+    source: _Source, site: str, room: int, draw: Draw, material: Material, config: MixedAlignmentConfig
+) -> _Side | None:
+    """What the first generator that can makes of a text, in the order drawn; ``room`` without <s> and </s>."""
+    weights = config.generators.weights()
+    names = list(weights)
+    if len(names) > 1:
+        chances = np.array(list(weights.values())) / sum(weights.values())
+        order = draw.random(f"{site}: generator")
+        names = order.choice(names, len(names), replace=False, p=chances).tolist()
+    for name in names:
+        random = draw.random(site if name == "dictionary" else f"{site}: {name}")
+        mixed = _mixed_text(name, source, material.lexicon, config.replacement_rate, random)
+        if mixed is None:
+            continue
+        (ids,) = material.tokenizer.encode([mixed.text])
+        kept = ids[:room]
+        if np.array_equal(kept, source.ids[: len(kept)]):  # what was translated stood behind the cut
+            continue
+        how = Mixture(
+            name, mixed.replaced, mixed.translatable, mixed.words, mixed.languages, len(kept) < len(ids)
+        )
+        document = context_document(wrapped(kept, material.tokenizer), source.number, teacher=source.teacher)
+        return _Side(document, how)
+    return None
+
+
+def _mixed_text(
+    name: str, source: _Source, lexicon: Lexicon | None, rate: float, random: np.random.Generator
+) -> MixedText | None:
+    if name == "sentence":
+        # The number of a sentence is what says that it is a translation: of a text that was cut it says nothing.
+        others = source.others if source.whole else []
+        return mix_sentences(source.text, source.language, others, random)
+    assert lexicon is not None
+    find = lexicon.words if name == "dictionary" else lexicon.phrases
+    return mix(source.text, source.language, find(source.language, source.text), rate, random)

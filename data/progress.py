@@ -32,7 +32,7 @@ class Progress:
             self._bar.update(count)
 
     def advance(self, count: int) -> None:
-        """`count` more bytes are done."""
+        """`count` more are done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)

@@ -11,6 +11,7 @@ import numpy as np
 from data.back_translation import BackTranslationConfig
 from data.keys import hashed, key
 from data.lexicon import Lexicon
+from data.mixed_alignment import MixedAlignmentConfig, both_sides_mixed
 from data.recipe import UserError
 from data.stages import SamplingConfig
 from data.store import Corpus, TokenStore
@@ -60,6 +61,9 @@ class Stream:
                     there = (corpora == corpus) & (segments >= 0)
                     of_segments[there] = self.rows.lengths[corpus][segments[there]]
                 lengths.append(of_segments)
+        if isinstance(self.settings, MixedAlignmentConfig):
+            both = both_sides_mixed(self.settings.both_mixed, self.name, records, epoch, seed)
+            lengths.append(np.where(both, lengths[0], -1))
         return self.task.room(lengths, maximum_tokens, self.languages, self.settings)
 
     def segments_of(self, record: int, epoch: int, seed: int) -> list[int]:
@@ -103,14 +107,17 @@ def streams_of(
     for name, settings in tasks.enabled().items():
         task = TASKS[name]
         further = settings.texts - 2 if isinstance(settings, TranslationAlignmentConfig) else 0
-        if task.needs_lexicon and lexicon is None:
-            raise UserError(
-                f"task {name} needs word translations: name a file under 'lexicons', or leave it out."
-            )
+        lack = settings.lacks(lexicon)
+        if lack is not None:
+            raise UserError(f"task {name} {lack}")
+        pool = {
+            of: [part for part in parts if settings.serves(lexicon, of, part[0].kind)]
+            for of, parts in sorted(pools[task.reads].items())
+        }
         found = [
             _stream(task, settings, of, parts, list(store.corpora.values()), further, sampling)
-            for of, parts in sorted(pools[task.reads].items())
-            if not (task.needs_lexicon and lexicon is not None and not lexicon.languages.issuperset(of))
+            for of, parts in pool.items()
+            if parts
         ]
         if isinstance(settings, BackTranslationConfig) and not pools["pairs"]:
             raise UserError(

@@ -92,6 +92,11 @@ class Corpus:
         offsets, values = self._text
         return values[offsets[segment] : offsets[segment + 1]].tobytes().decode("utf-8")
 
+    def row_of(self, segment: int) -> range:
+        """The segments of the record that holds ``segment``, itself among them."""
+        record = self.segment_record[segment]
+        return range(int(self.record_starts[record]), int(self.record_starts[record + 1]))
+
     def language(self, segment: int) -> str:
         """The language of a segment."""
         return self.languages[self.segment_language[segment]]

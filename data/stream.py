@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.lexicon import Lexicon
+from data.overlap import token_overlap
 from data.packing import Example, pack
 from data.planner import LAG, Planner
 from data.sampling import SamplingConfig, Stream, bilingual_shares, streams_of
@@ -44,13 +45,21 @@ class Tally(IntEnum):
     PAIRS = 2
     REJECTED = 3  # records that gave no example
     PSEUDO = 4  # tokens that the model has to generate
-    REPLACED = 5  # phrases translated by the mixed-language generator
-    TRANSLATABLE = 6
-    WORDS = 7
-    LANGUAGES = 8  # sum over examples
-    CUT = 9  # mixed texts that lost their end for want of room
-    TRIPLETS = 10
-    TAUGHT_PAIRS = 11  # of the pairs, those of whose texts the teacher's vectors are known
+    MIXED = 5  # mixed texts: one in a pair, or two
+    REPLACED = 6  # their words that were replaced; characters or tokens where they are no words
+    TRANSLATABLE = 7
+    WORDS = 8
+    LANGUAGES = 9  # sum over mixed texts
+    CUT = 10  # mixed texts that lost their end for want of room
+    BY_DICTIONARY = 11  # mixed texts of each generator
+    BY_PHRASE = 12
+    BY_SENTENCE = 13
+    BY_PSEUDO_TOKENS = 14
+    OVERLAP = 15  # sum over mixed pairs of the share of tokens that both sides have, in millionths
+    BASELINE_ROWS = 16  # sides of mixed pairs that have negatives in their microbatch
+    BASELINE_CORRECT = 17  # those that overlap alone finds (data/overlap.py)
+    TRIPLETS = 18
+    TAUGHT_PAIRS = 19  # of the pairs, those of whose texts the teacher's vectors are known
 
 
 class Microbatch(NamedTuple):
@@ -99,13 +108,16 @@ class MicrobatchMaker:
         configs = self.settings.enabled()
         tally = np.zeros((len(self.streams), len(Tally)), np.int64)
         examples: list[Example] = []
+        compared: list[Example] = []  # those that hold mixed texts
         for number, record, epoch, room, _ in records.tolist():
             stream = self.streams[number]
             corpus = corpora[stream.corpora[record]]
-            found = stream.segments_of(record, epoch, self.seed)
-            segments = [self._segment(corpus, segment) for segment in found]
+            numbers = stream.segments_of(record, epoch, self.seed)
+            if stream.task.with_row:
+                numbers += [segment for segment in corpus.row_of(numbers[0]) if segment not in numbers]
+            segments = [self._segment(corpus, segment) for segment in numbers]
             draw = Draw(self.seed, number, stream.name, record, epoch, room)
-            example, mixed, cut = stream.task.make(segments, draw, self.material, configs[stream.task.name])
+            example, mixed = stream.task.make(segments, draw, self.material, configs[stream.task.name])
             row = tally[number]
             if example is None:
                 row[Tally.REJECTED] += 1
@@ -119,12 +131,17 @@ class MicrobatchMaker:
             row[Tally.TAUGHT_PAIRS] += sum(
                 all(example.documents[side].teacher is not None for side in pair) for pair in example.pairs
             )
-            if mixed is not None:
-                row[Tally.REPLACED] += mixed.replaced
-                row[Tally.TRANSLATABLE] += mixed.translatable
-                row[Tally.WORDS] += mixed.words
-                row[Tally.LANGUAGES] += mixed.languages
-                row[Tally.CUT] += cut
+            if mixed:
+                compared.append(example)
+            for side in mixed:
+                row[Tally.MIXED] += 1
+                row[Tally.REPLACED] += side.replaced
+                row[Tally.TRANSLATABLE] += side.translatable
+                row[Tally.WORDS] += side.words
+                row[Tally.LANGUAGES] += side.languages
+                row[Tally.CUT] += side.cut
+                row[Tally[f"BY_{side.generator.upper()}"]] += 1
+        _tally_overlap(compared, tally)
         pad_id = self.material.tokenizer.pad_id
         arrays = pack(examples, self.microbatch_tokens, pad_id, teacher_width=self.taught.width)
         return Microbatch(arrays, tally)
@@ -155,6 +172,15 @@ def _with_languages_drawn(example: Example, draw: Draw) -> Example:
         for document, known in zip(example.documents, shown, strict=True)
     ]
     return replace(example, documents=documents)
+
+
+def _tally_overlap(compared: Sequence[Example], tally: np.ndarray) -> None:
+    """How much of their task the mixed pairs of a microbatch give away by sharing tokens."""
+    for example, shared, rows, correct in zip(compared, *token_overlap(compared), strict=True):
+        row = tally[example.stream]
+        row[Tally.OVERLAP] += round(1e6 * shared)
+        row[Tally.BASELINE_ROWS] += rows
+        row[Tally.BASELINE_CORRECT] += correct
 
 
 class BatchStream:

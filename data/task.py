@@ -12,7 +12,7 @@ from pydantic import Field
 
 from data.keys import generator
 from data.lexicon import Lexicon
-from data.mixing import MixedText
+from data.mixing import Mixture
 from data.packing import FIRST_POSITION, Document, Example
 from data.recipe import Section
 from data.tokenizer import Tokenizer
@@ -25,6 +25,14 @@ class TaskConfig(Section):
 
     weight: float = Field(1.0, gt=0)
     loss_weight: float = Field(1.0, ge=0)
+
+    def lacks(self, lexicon: Lexicon | None) -> str | None:
+        """What is missing for the task, with the remedy; None if nothing is."""
+        return None
+
+    def serves(self, lexicon: Lexicon | None, languages: tuple[str, ...], kind: str) -> bool:
+        """Whether texts of these languages in a corpus of this kind can become examples at all."""
+        return True
 
 
 class TextSegment(NamedTuple):
@@ -65,11 +73,10 @@ class Draw(NamedTuple):
 
 
 class Made(NamedTuple):
-    """An example, or None where the record gives none; and how its text was mixed, where it was."""
+    """An example, or None where the record gives none; and how its texts were mixed, where they were."""
 
     example: Example | None
-    mixed: MixedText | None = None
-    cut: bool = False  # the mixed text lost its end for want of room
+    mixed: tuple[Mixture, ...] = ()
 
 
 Room = Callable[[Sequence[np.ndarray], int, Sequence[str], "TaskConfig"], np.ndarray]
@@ -88,7 +95,7 @@ class Task:
     # lengths of the segments [(n,), ...], longest document, languages, settings -> tokens to set aside (n,)
     room: Room
     make: Make
-    needs_lexicon: bool = False
+    with_row: bool = False  # it gets the other texts of the record's row too, after those that it reads
 
 
 def room_of_text(

@@ -183,7 +183,7 @@ TASKS: dict[str, Task] = {
             "alignment",
             room_of_text_and_mixed,
             make_mixed_alignment,
-            needs_lexicon=True,
+            with_row=True,
         ),
         Task(
             "adaptive_margin",

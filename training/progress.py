@@ -15,6 +15,7 @@ from training.config import Recipe
 from training.engine import StepOutcome
 from training.step import StepLosses
 
+MIXED = "mixed_alignment"
 _WINDOW = 20  # steps over which speed is averaged
 
 
@@ -123,20 +124,38 @@ class Progress:
                 scalars[f"loss/in_batch_margin/{language}"] = mean
         return scalars
 
-    @staticmethod
-    def _mixing(tally: np.ndarray) -> dict[str, float]:
-        """How mixed the mixed-language texts of the step were."""
-        total = tally.sum(axis=0)
-        if not total[Tally.TRANSLATABLE]:
+    def _mixing(self, tally: np.ndarray) -> dict[str, float]:
+        """How mixed the mixed-language texts of the step were, in all and per language of the original."""
+        members = self._of_task.get(MIXED)
+        if members is None:
             return {}
-        examples = tally[tally[:, Tally.TRANSLATABLE] > 0, Tally.PAIRS].sum()
-        return {
+        total = tally[members].sum(axis=0)
+        scalars = {"mixed/rejected": float(total[Tally.REJECTED])}
+        texts = total[Tally.MIXED]
+        if not texts:
+            return scalars
+        made = total[Tally.PAIRS] + total[Tally.REJECTED]
+        scalars |= {
+            "mixed/rejected_share": total[Tally.REJECTED] / made,
             "mixed/realised_rate": total[Tally.REPLACED] / total[Tally.TRANSLATABLE],
             "mixed/share_of_words": total[Tally.REPLACED] / total[Tally.WORDS],
-            "mixed/languages": total[Tally.LANGUAGES] / max(1, examples),
-            "mixed/rejected": float(total[Tally.REJECTED]),
+            "mixed/languages": total[Tally.LANGUAGES] / texts,
             "mixed/cut": float(total[Tally.CUT]),
+            "mixed/overlap": total[Tally.OVERLAP] / 1e6 / total[Tally.PAIRS],
         }
+        if total[Tally.BASELINE_ROWS]:
+            baseline = total[Tally.BASELINE_CORRECT] / total[Tally.BASELINE_ROWS]
+            scalars["mixed/bag_of_words_accuracy"] = baseline
+        for column in (Tally.BY_DICTIONARY, Tally.BY_PHRASE, Tally.BY_SENTENCE, Tally.BY_PSEUDO_TOKENS):
+            if total[column]:
+                name = column.name.removeprefix("BY_").lower()
+                scalars[f"mixed/generator/{name}"] = total[column] / texts
+        for (task, language), found in self._of_language.items():
+            of_language = tally[found].sum(axis=0)
+            if task == MIXED and of_language[Tally.TRANSLATABLE]:
+                rate = of_language[Tally.REPLACED] / of_language[Tally.TRANSLATABLE]
+                scalars[f"mixed/realised_rate/{language}"] = rate
+        return scalars
 
 
 def _mean(sums: np.ndarray, terms: np.ndarray, members: np.ndarray) -> float:

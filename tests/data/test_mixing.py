@@ -5,10 +5,11 @@ import gzip
 from pathlib import Path
 
 import pytest
+import regex
 
 from data.keys import generator
 from data.lexicon import Lexicon
-from data.mixing import mix
+from data.mixing import mix, mix_sentences, sentences_of
 from data.recipe import UserError
 
 ENTRIES = [
@@ -19,6 +20,13 @@ ENTRIES = [
     ("zh", "cat", "猫咪"), ("ja", "cat", "子猫"), ("de", "name", "Name"),
 ]  # fmt: skip
 
+CLUSTERS = regex.compile(r"\X").findall
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return Lexicon.load([Path("data/corpora/demo/lexicon.tsv.gz")])
+
 
 @pytest.fixture(scope="module")
 def lexicon():
@@ -26,7 +34,7 @@ def lexicon():
 
 
 def mixed(lexicon, text, language, rate=1.0, seed=0):
-    return mix(text, language, lexicon, rate, generator("test", seed))
+    return mix(text, language, lexicon.words(language, text), rate, generator("test", seed))
 
 
 def test_every_dictionary_that_holds_the_word_is_drawn_from(lexicon):
@@ -59,7 +67,13 @@ def test_another_language_is_translated_into_english_and_through_it(lexicon):
 )
 def test_a_word_is_found_in_its_language_and_replaced(lexicon, language, text, word):
     result = mixed(lexicon, text, language)
-    assert result is not None and result.languages == 2 and result.replaced == result.translatable == 1
+    (match,) = lexicon.words(language, text).matches
+    assert result is not None and result.languages == 2 and result.replaced == result.translatable
+    assert (
+        result.replaced
+        == match.words
+        == (1 if language not in ("zh", "ja", "th") else len(list(CLUSTERS(word))))
+    )
     before, after = text.split(word)
     assert result.text.startswith(before) and result.text.endswith(after)
     assert word not in result.text
@@ -114,6 +128,8 @@ def test_a_translation_that_looks_the_same_is_none(lexicon):
 def test_capitals_are_carried_over(lexicon):
     found = {mixed(lexicon, "Cat one", "en", seed=i).text for i in range(200)}
     assert {"Katze one", "Kedi one", "Mèo one", "Кошка one"} <= found
+    small = Lexicon([("de", "cat", "Katze"), ("es", "cat", "Gato"), ("fr", "cat", "FAT")])
+    assert {mixed(small, "a cat", "en", seed=i).text for i in range(40)} == {"a Katze", "a gato", "a FAT"}
     assert "KEDI one" in {mixed(lexicon, "CAT one", "en", seed=i).text for i in range(200)}
 
 
@@ -124,12 +140,175 @@ def test_the_rate_is_that_of_translatable_phrases(lexicon):
     assert abs(replaced - 0.7) < 0.03
 
 
-def test_the_demo_lexicon_mixes_most_demo_text():
-    lexicon = Lexicon.load([Path("data/corpora/demo/lexicon.tsv.gz")])
-    assert len(lexicon.languages) == 22
-    text = "The lock is no longer in Bluetooth range. Move the lock or adapter and try again."
-    result = mixed(lexicon, text, "en", rate=0.7)
-    assert result is not None and result.languages >= 3
+# Checked by hand: the phrases of the text that the demo's lexicon holds, each with one of its translations.
+BY_HAND = {
+    "en": ("Enter the user name and the password.",
+           {"Enter": ("de", "betreten"), "user": ("de", "benutzer"), "name": ("es", "nombre"),
+            "and": ("de", "und"), "password": ("fr", "mot de passe")}),
+    "ja": ("新しいユーザーを追加して、パスワードを変更してください。",
+           {"ユーザーを追加": ("en", "add user"), "パスワード": ("de", "passwort"), "変更": ("en", "change")}),
+    "zh": ("请输入您的用户名和密码以登录系统。",
+           {"输入": ("en", "input"), "用户名": ("de", "benutzername"), "密码": ("en", "password"),
+            "登录": ("en", "sign in"), "系统": ("en", "system")}),
+    "ar": ("أدخل كلمة المرور واسم المستخدم", {"كلمة المرور": ("en", "password")}),
+    "hi": ("कृपया अपना पासवर्ड और नाम दर्ज करें",
+           {"पासवर्ड": ("en", "password"), "और": ("de", "und"), "नाम": ("en", "name")}),
+    "de": ("Geben Sie das Passwort und den Namen ein.", {"Passwort": ("en", "password"), "und": ("en", "and")}),
+    "fr": ("Entrez le nom d'utilisateur et le mot de passe.",
+           {"nom d'utilisateur": ("en", "username"), "et": ("en", "and"), "mot de passe": ("de", "passwort")}),
+    "es": ("Introduzca el nombre y la contraseña.",
+           {"nombre": ("en", "name"), "y": ("de", "und"), "contraseña": ("en", "password")}),
+    "ru": ("Введите имя и пароль.",
+           {"имя": ("en", "first name"), "и": ("en", "and"), "пароль": ("de", "passwort")}),
+    "tr": ("Kullanıcı adı ve parola girin.", {"Kullanıcı adı": ("en", "username"), "ve": ("de", "und")}),
+    "ko": ("사용자 이름 과 비밀번호 입력", {"사용자 이름": ("de", "benutzername"), "입력": ("en", "input")}),
+    "vi": ("Nhập tên và mật khẩu",
+           {"tên": ("en", "name"), "và": ("en", "and"), "mật khẩu": ("de", "passwort")}),
+    "he": ("הזן שם וסיסמה", {"שם": ("en", "name")}),
+    "el": ("Εισαγάγετε το όνομα και τον κωδικό", {"και": ("de", "und")}),
+    "pl": ("Wprowadź nazwę i hasło", {"i": ("en", "and"), "hasło": ("en", "password")}),
+    "uk": ("Введіть назву та пароль", {"та": ("en", "and"), "пароль": ("de", "passwort")}),
+    "id": ("Masukkan nama dan kata sandi",
+           {"nama": ("en", "name"), "dan": ("en", "and"), "kata sandi": ("en", "password")}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", BY_HAND)
+def test_real_text_is_mixed_by_the_demo_lexicon_as_by_hand(demo, language):
+    text, expected = BY_HAND[language]
+    matches = demo.words(language, text).matches
+    assert [text[m.start : m.end] for m in matches] == list(expected)
+    for match, translation in zip(matches, expected.values(), strict=True):
+        assert translation in {(target, found.casefold()) for target, found in match.translations}
+        assert all(target != language for target, _ in match.translations)
+    result = mixed(demo, text, language)
+    assert result.languages >= 2 and result.replaced == result.translatable == sum(m.words for m in matches)
+    rest = regex.split("|".join(regex.escape(phrase) for phrase in expected), text)
+    assert result.text.startswith(rest[0]) and result.text.endswith(rest[-1])
+    position = 0  # what was not translated stands there in its order
+    for piece in rest:
+        position = result.text.index(piece, position) + len(piece)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "words", "expected"),
+    [
+        # the longest entry, and no entry whose last letter has another tone mark in the text (แก in แก้ว)
+        ("th", "กรุณาใส่รหัสผ่านและชื่อผู้ใช้", ["รหัสผ่าน", "ชื่อผู้ใช้", "ผู้ใช้", "ชื่อ"], ["รหัสผ่าน", "ชื่อผู้ใช้"]),
+        ("th", "แก้วน้ำ", ["แก", "น้ำ"], ["น้ำ"]),
+        ("km", "បញ្ចូលពាក្យសម្ងាត់របស់អ្នក", ["ពាក្យសម្ងាត់", "ពាក្យ"], ["ពាក្យសម្ងាត់"]),
+        ("lo", "ໃສ່ລະຫັດຜ່ານຂອງທ່ານ", ["ລະຫັດຜ່ານ", "ລະຫັດ"], ["ລະຫັດຜ່ານ"]),
+        ("my", "သင့်စကားဝှက်ကိုထည့်ပါ", ["စကားဝှက်", "စကား"], ["စကားဝှက်"]),
+        ("ja", "Japanの首都", ["pan", "首都"], ["首都"]),  # a word of another script is whole
+    ],
+)
+def test_the_longest_entry_is_found_in_running_text(language, text, words, expected):
+    lexicon = Lexicon([(language, f"word {number}", word) for number, word in enumerate(words)])
+    assert [text[m.start : m.end] for m in lexicon.words(language, text).matches] == expected
+
+
+def test_a_script_or_region_reads_the_lexicon_of_its_language_and_is_no_second_one(demo):
+    text = BY_HAND["zh"][0]
+    assert demo.name_of("zh-Hans-CN") == demo.name_of("zh_CN") == "zh" and demo.name_of("en-GB") == "en"
+    assert demo.name_of("xx") is None and mixed(demo, text, "xx") is None
+    assert demo.words("zh-Hans", text) == demo.words("zh", text)
+    both = Lexicon([("zh", "cat", "猫咪"), ("zh-Hant", "cat", "貓咪"), ("de", "cat", "Katze")])
+    assert both.translations("zh-Hans", "猫咪") == (("en", "cat"), ("de", "Katze"))
+    assert both.translations("zh-Hant", "貓咪") == (("en", "cat"), ("de", "Katze"))
+
+
+def test_the_realised_rate_on_real_text_is_the_nominal_one(demo):
+    texts = {language: " ".join([text] * 6) for language, (text, _) in BY_HAND.items()}
+    for rate in (0.3, 0.7, 1.0):
+        replaced = translatable = 0
+        for language, text in texts.items():
+            for seed in range(8):
+                result = mixed(demo, text, language, rate, seed)
+                replaced, translatable = replaced + result.replaced, translatable + result.translatable
+        assert abs(replaced / translatable - rate) < 0.04, rate
+
+
+def test_phrases_are_entries_of_two_to_four_english_words_and_those_that_are_marked():
+    entries = [
+        ("de", "cat", "Katze"), ("de", "media player", "Medienplayer"), ("fr", "media player", "lecteur multimédia"),
+        ("de", "of the", "des", "phrase"), ("fr", "of the", "du", "phrase"), ("de", "a b c d e", "x y"),
+    ]  # fmt: skip
+    lexicon = Lexicon(entries)
+    text = "the media player of the cat, a b c d e"
+
+    def found(words, text=text):
+        return [text[m.start : m.end] for m in words.matches]
+
+    assert lexicon.has_phrases and not Lexicon(entries[:1]).has_phrases
+    assert found(lexicon.phrases("en", text)) == ["media player", "of the"]
+    assert found(lexicon.words("en", text)) == ["media player", "cat", "a b c d e"]  # no marked one
+    german = "Der Medienplayer des Hauses"
+    assert found(lexicon.phrases("de", german), german) == ["Medienplayer", "des"]
+    result = mix(german, "de", lexicon.phrases("de", german), 1.0, generator("phrase"))
+    assert result.text in {
+        f"Der {one} {two} Hauses"
+        for one in ("Media player", "Lecteur multimédia")
+        for two in ("of the", "du")
+    }
+    assert (result.replaced, result.translatable, result.words) == (2, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Hello world. How are you? 3.5 e.g. this.", ["Hello world. ", "How are you? ", "3.5 e.g. this."]),
+        ("你好。今天天气很好！我们走吧", ["你好。", "今天天气很好！", "我们走吧"]),
+        ("「行く。」と言った。はい。", ["「行く。」", "と言った。", "はい。"]),
+        ("यह है। वह है।  ठीक", ["यह है। ", "वह है।  ", "ठीक"]),
+        ("ما هذا؟ هذا كتاب.", ["ما هذا؟ ", "هذا كتاب."]),
+        ('He said "Go." Then... left!', ['He said "Go." ', "Then... left!"]),
+        ("...", ["..."]),
+        ("", []),
+    ],
+)
+def test_sentences_end_at_the_marks_of_every_script(text, sentences):
+    assert sentences_of(text) == sentences and "".join(sentences) == text
+
+
+def test_every_second_sentence_is_replaced_by_its_translation():
+    english = "The door is open. Close it! Now go. Thanks."
+    others = [
+        ("zh", "门开着。关上它！现在走。谢谢。"),
+        ("de", "Die Tür ist offen. Schließe sie! Geh jetzt. Danke."),
+        ("fr", "La porte est ouverte. Fermez-la!"),  # another number of sentences: no translation of each
+        ("en-GB", "The door's open. Shut it! Go now. Cheers."),  # no other language
+    ]
+    seen = set()
+    for seed in range(60):
+        result = mix_sentences(english, "en", others, generator(seed))
+        assert result.languages in (2, 3) and result.replaced in (6, 3) and result.words == 9
+        seen.add(result.text)
+    first = {(a, b) for a in ("门开着。", "Die Tür ist offen.") for b in ("现在走。", "Geh jetzt.")}
+    second = {(a, b) for a in ("关上它！", "Schließe sie!") for b in ("谢谢。", "Danke.")}
+    assert seen == {f"{a} Close it! {b} Thanks." for a, b in first} | {
+        f"The door is open. {a} Now go. {b}" for a, b in second
+    }
+
+
+def test_a_sentence_of_a_text_without_spaces_is_set_off():
+    chinese = "门开着。关上它！现在走。"
+    others = [("en", "The door is open. Close it! Now go.")]
+    found = {mix_sentences(chinese, "zh", others, generator(seed)).text for seed in range(20)}
+    assert found == {"The door is open. 关上它！ Now go.", "门开着。 Close it! 现在走。"}
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        ("One sentence only.", [("de", "Nur ein Satz.")]),
+        ("Two. Sentences.", []),
+        ("Two. Sentences.", [("de", "Drei. Kurze. Sätze.")]),
+        ("Two. Sentences.", [("en-US", "Two. Phrases.")]),
+        ("OK. Bluetooth.", [("de", "OK. Bluetooth.")]),  # left untranslated
+    ],
+)
+def test_without_sentences_that_correspond_there_is_nothing_to_replace(text, others):
+    assert all(mix_sentences(text, "en", others, generator(seed)) is None for seed in range(8))
 
 
 @pytest.mark.parametrize("kept", [1, 2, 30, -8, -1])

@@ -7,7 +7,7 @@ import pytest
 
 from data.lexicon import Lexicon
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
-from data.recipe import parse_recipe, read_recipe
+from data.recipe import UserError, parse_recipe, read_recipe
 from data.sampling import streams_of
 from data.shares import Shares
 from data.store import TokenStore
@@ -161,7 +161,8 @@ def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
         made = make_mixed_alignment(
             [segment], draw(record, room=2 * len(segment.ids) + 8), material, MixedAlignmentConfig()
         )
-        assert made.mixed.languages >= 2 and made.mixed.replaced >= 1
+        (mixture,) = made.mixed
+        assert mixture.generator == "dictionary" and mixture.languages >= 2 and mixture.replaced >= 1
         original = [0, *segment.ids, 2]
         where = [d.token_ids.tolist() == original for d in made.example.documents]
         assert sum(where) == 1
@@ -182,8 +183,143 @@ def test_of_a_text_that_was_cut_only_the_kept_part_is_mixed(world):
     for record in range(20):
         small = material._replace(maximum_tokens=maximum)
         made = make_mixed_alignment([cut], draw(record, room=1000), small, MixedAlignmentConfig())
-        assert made.mixed.words <= material.lexicon.words("en", segment.text).units
-        assert not made.cut and all(d.token_ids[-1] == 2 for d in made.example.documents)
+        assert made.mixed[0].words <= material.lexicon.words("en", segment.text).units
+        assert not made.mixed[0].cut and all(d.token_ids[-1] == 2 for d in made.example.documents)
+
+
+GENERATORS = ("dictionary", "phrase", "sentence")
+TWO_SENTENCES = {
+    "en": "The lock is open. Set the user name.",
+    "de": "Das Schloss ist offen. Setzen Sie den Namen.",
+}
+
+
+def row_of(material, texts):
+    """Segments of one row, the first language of ``texts`` before the others."""
+    ids = material.tokenizer.encode(list(texts.values()))
+    numbers = [material.languages.index(language) for language in texts]
+    return [
+        TextSegment(number, i, text, 7) for number, i, text in zip(numbers, ids, texts.values(), strict=True)
+    ]
+
+
+def shown(material, document):
+    return material.tokenizer.decode(document.token_ids[1:-1])
+
+
+def test_each_generator_makes_its_own_kind_of_mixed_text(world):
+    _, _, material = world
+    lexicon = Lexicon([("de", "lock", "Riegel"), ("de", "set the user", "Lege den Benutzer", "phrase")])
+    material = material._replace(lexicon=lexicon)
+    segments = row_of(material, TWO_SENTENCES)
+    expected = {
+        "dictionary": {"The Riegel is open. Set the user name."},
+        "phrase": {"The lock is open. Lege den Benutzer name."},
+        "sentence": {
+            "Das Schloss ist offen. Set the user name.",
+            "The lock is open. Setzen Sie den Namen.",
+        },
+    }
+    for name in GENERATORS:
+        config = MixedAlignmentConfig(generators={name: 1})
+        found = set()
+        for record in range(12):
+            made = make_mixed_alignment(segments, draw(record), material, config)
+            assert [side.generator for side in made.mixed] == [name] and made.mixed[0].languages == 2
+            found |= {shown(material, document) for document in made.example.documents}
+        assert found == expected[name] | {TWO_SENTENCES["en"]}
+
+
+def test_the_drawn_generator_makes_way_for_one_that_can_and_weights_decide_where_all_can(world):
+    _, _, material = world
+    all_three = MixedAlignmentConfig(generators={"dictionary": 1, "phrase": 2, "sentence": 1})
+    entries = [("de", "lock", "Riegel"), ("de", "set the user", "Lege den Benutzer", "phrase")]
+    for known, with_row, expected in (
+        (entries, True, {"dictionary": 0.25, "phrase": 0.5, "sentence": 0.25}),
+        (entries[:1], True, {"dictionary": 0.5, "sentence": 0.5}),
+        (entries, False, {"dictionary": 1 / 3, "phrase": 2 / 3}),
+        (entries[:1], False, {"dictionary": 1.0}),
+        ([("de", "unknown", "unbekannt")], True, {"sentence": 1.0}),
+        ([("de", "unknown", "unbekannt")], False, {}),
+    ):
+        one = material._replace(lexicon=Lexicon(known))
+        segments = row_of(one, TWO_SENTENCES)[: 2 if with_row else 1]
+        made = [make_mixed_alignment(segments, draw(record), one, all_three) for record in range(300)]
+        names = [side.generator for m in made for side in m.mixed]
+        assert len(names) == (300 if expected else 0) and all(
+            (m.example is None) == (not expected) for m in made
+        )
+        shares = {name: names.count(name) / 300 for name in set(names)}
+        assert shares == pytest.approx(expected, abs=0.09)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_the_pairs_compares_two_mixed_forms_within_their_room(world, share):
+    recipe, store, material = world
+    tasks = TasksConfig(mixed_alignment={"both_mixed": share, "generators": {"dictionary": 2, "sentence": 1}})
+    streams = {s.name: s for s in streams_of(store, tasks, recipe.sampling, material.lexicon)}
+    corpora, both, pairs = list(store.corpora.values()), 0, 0
+    for stream in (
+        streams["mixed_alignment/en"],
+        streams["mixed_alignment/ja"],
+        streams["mixed_alignment/de"],
+    ):
+        records = np.arange(min(len(stream), 40))
+        for record, room in zip(records.tolist(), stream.room(records, 1, 1, 64).tolist(), strict=True):
+            corpus = corpora[stream.corpora[record]]
+            (number,) = stream.segments_of(record, 1, 1)
+            segment = TextSegment(
+                int(corpus.segment_language[number]), corpus.ids(number), corpus.text(number), 0
+            )
+            made = make_mixed_alignment(
+                [segment], Draw(1, 0, stream.name, record, 1, room), material, tasks.mixed_alignment
+            )
+            if made.example is None:
+                continue
+            assert made.example.tokens <= room and made.example.pairs == [(0, 1)]
+            assert all(side.languages >= 2 for side in made.mixed)
+            one, other = (d.token_ids.tolist() for d in made.example.documents)
+            original = [0, *segment.ids, 2]
+            assert one != other and [one, other].count(original) == 2 - len(made.mixed)
+            pairs, both = pairs + 1, both + (len(made.mixed) == 2)
+    assert pairs > 60
+    # A text of one translatable word has few mixed forms, and two that are the same are not compared.
+    assert both / pairs == pytest.approx(share, abs=0.12 if share else 0) or share == 1 and both / pairs > 0.7
+
+
+def test_a_language_without_word_list_is_mixed_where_translations_are(world):
+    recipe, store, material = world
+    lexicon = Lexicon([("de", "lock", "Schloss")])
+    settings = {"dictionary": 1, "sentence": 1}
+    tasks = TasksConfig(mixed_alignment={"generators": settings})
+    streams = {s.name: s for s in streams_of(store, tasks, recipe.sampling, lexicon)}
+    names, rows = list(store.corpora), store.corpora["rows"]
+    assert {f"mixed_alignment/{language}" for language in ("en", "de", "fr", "ja")} <= set(streams)
+    assert set(streams["mixed_alignment/fr"].corpora) == {names.index("rows")}
+    assert len(set(streams["mixed_alignment/de"].corpora)) == 2
+    only = TasksConfig(mixed_alignment={})
+    listed = {s.name for s in streams_of(store, only, recipe.sampling, lexicon)}
+    assert listed == {"mixed_alignment/de", "mixed_alignment/en"}
+    assert rows.kind == "parallel"
+
+
+@pytest.mark.parametrize(
+    ("settings", "entries", "message"),
+    [
+        ({}, None, "needs word translations: name a file under 'lexicons'"),
+        ({"generators": {"phrase": 1}}, [("de", "cat", "Katze")], "no lexicon holds a phrase: induce one"),
+        ({"generators": {"sentence": 1}}, None, None),
+    ],
+)
+def test_a_generator_that_has_nothing_to_read_is_said_before_the_run(world, settings, entries, message):
+    recipe, store, _ = world
+    lexicon = None if entries is None else Lexicon(entries)
+    tasks = TasksConfig(mixed_alignment=settings)
+    if message is None:
+        assert streams_of(store, tasks, recipe.sampling, lexicon)
+    else:
+        with pytest.raises(UserError, match=message):
+            streams_of(store, tasks, recipe.sampling, lexicon)
 
 
 def test_covered_text_has_the_ids_that_were_kept(world):
@@ -207,7 +343,7 @@ def test_a_mixed_text_that_the_room_cuts_is_counted_and_left_out_when_nothing_tr
     for record in range(40):
         for room in range(len(segment.ids) + 5, 2 * len(segment.ids) + 20, 3):
             made = make_mixed_alignment([segment], draw(record, room), material, MixedAlignmentConfig())
-            seen.add((made.example is None, made.cut))
+            seen.add((made.example is None, any(side.cut for side in made.mixed)))
             if made.example is None:
                 continue
             (mixed,) = [
@@ -216,8 +352,8 @@ def test_a_mixed_text_that_the_room_cuts_is_counted_and_left_out_when_nothing_tr
                 if d.token_ids.tolist() != [0, *segment.ids, 2]
             ]
             assert mixed.tolist() != segment.ids[: len(mixed)].tolist()
-            (whole,) = material.tokenizer.encode([made.mixed.text])
-            assert made.cut == (len(mixed) < len(whole))
+            free = make_mixed_alignment([segment], draw(record, 1000), material, MixedAlignmentConfig())
+            assert made.mixed[0].cut == (made.example.tokens < free.example.tokens)
     assert seen == {(True, False), (False, True), (False, False)}
 
 

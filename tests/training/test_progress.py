@@ -47,11 +47,17 @@ def tally(tokens: list[int]) -> np.ndarray:
     mixed = {
         "PAIRS": 4,
         "REJECTED": 1,
+        "MIXED": 5,
         "REPLACED": 6,
         "TRANSLATABLE": 10,
         "WORDS": 30,
-        "LANGUAGES": 9,
+        "LANGUAGES": 12,
         "CUT": 2,
+        "BY_DICTIONARY": 3,
+        "BY_SENTENCE": 2,
+        "OVERLAP": 1_000_000,
+        "BASELINE_ROWS": 8,
+        "BASELINE_CORRECT": 6,
     }
     for name, value in mixed.items():
         found[4, Tally[name]] = value
@@ -118,8 +124,15 @@ def test_speed_is_over_a_window_and_the_rest_follows_from_it(progress: Progress)
 def test_how_mixed_the_mixed_texts_are(progress: Progress) -> None:
     found = scalars(progress)
     assert found["mixed/realised_rate"] == 0.6 and found["mixed/share_of_words"] == 0.2
-    assert found["mixed/languages"] == 9 / 4 and found["mixed/rejected"] == 1
+    assert found["mixed/realised_rate/de"] == 0.6 and "mixed/realised_rate/fr" not in found
+    assert found["mixed/languages"] == 12 / 5
+    assert found["mixed/rejected"] == 1 and found["mixed/rejected_share"] == 1 / 5
     assert found["mixed/cut"] == 2
+    assert found["mixed/overlap"] == 0.25 and found["mixed/bag_of_words_accuracy"] == 0.75
+    assert {name: value for name, value in found.items() if "generator" in name} == {
+        "mixed/generator/dictionary": 3 / 5,
+        "mixed/generator/sentence": 2 / 5,
+    }
 
 
 def test_the_margin_on_pairs_has_losses_of_its_own_by_language_and_a_part_in_the_whole(
