@@ -156,6 +156,34 @@ def train_tokenizer(
     write_tokenizer(model.getvalue(), folder)
 
 
+def learn_pieces(texts: Iterable[str], size: int = 8000) -> Callable[[str], list[str]]:
+    """A unigram model of one language's texts, for cutting them into word-like pieces; joined they are the text."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            max_sentence_length=1 << 20,
+            input_sentence_size=1_000_000,
+            shuffle_input_sentence=False,
+            num_threads=TRAINING_THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(f"sentencepiece could not learn the pieces of a language: {error}") from None
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return lambda text: processor.encode(text, out_type=str)
+
+
 def write_tokenizer(model: bytes, folder: Path) -> None:
     """Writes a sentencepiece unigram model (its first piece is <unk>) as a Hugging Face tokenizer folder."""
     import sentencepiece
