@@ -150,8 +150,8 @@ class MicrobatchMaker:
         """A text of the store, with what the teacher said about it."""
         score, vector = math.nan, None
         if corpus.kind == "scored":
-            scores = self.taught.scores.scores(corpus.name) if self.taught.scores else corpus.segment_scores
-            score = math.nan if scores is None else float(scores[segment])
+            scores = self.taught.scores.scores(corpus.name) if self.taught.scores else None
+            score = float((corpus.segment_scores if scores is None else scores)[segment])
         elif self.taught.vectors is not None:
             vector = self.taught.vectors.vector(corpus.name, segment)
         return TextSegment(

@@ -37,8 +37,9 @@ class Options(NamedTuple):
     teacher: Path
     prefix: str = ""
     corpora: tuple[str, ...] = ()  # empty: all that are trained on
-    records: int | None = None  # at most so many of each corpus, evenly spaced
+    records: int | None = None  # at most so many of each parallel or monolingual corpus, evenly spaced
     batch: int = 32
+    trust_code: bool = False  # modules that the teacher's folder brings along may run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,8 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--corpora", nargs="+", default=[], help="these only (default: all that are trained on)"
     )
-    parser.add_argument("--records", type=int, help="at most so many records of each corpus, evenly spaced")
+    parser.add_argument(
+        "--records", type=int, help="at most so many rows or sentences of each corpus, evenly spaced"
+    )
     parser.add_argument("--batch", type=int, default=32, help="texts at a time (default: %(default)s)")
+    parser.add_argument(
+        "--trust-code", action="store_true", help="run modules that the teacher's folder brings along"
+    )
     parser.add_argument(
         "--out", type=Path, help="where to write (default: the store's folder, with .teacher)"
     )
@@ -68,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rebuild", action="store_true", help="replace what another teacher or store left there"
     )
     given = parser.parse_args(arguments)
-    options = Options(given.teacher, given.prefix, tuple(given.corpora), given.records, given.batch)
+    options = Options(
+        given.teacher, given.prefix, tuple(given.corpora), given.records, given.batch, given.trust_code
+    )
     try:
         config = parse_recipe(read_recipe(given.recipe, given.set), DataConfig, other_sections=True)
         folder = given.out or Path(config.store + ".teacher")
@@ -132,7 +140,9 @@ def teach(
         )
     work = _Work.begin(folder, asked)
     if teacher is None:
-        teacher = Teacher(options.teacher, prefix=options.prefix, batch=options.batch)
+        teacher = Teacher(
+            options.teacher, prefix=options.prefix, batch=options.batch, trust_code=options.trust_code
+        )
     blocks = {corpus.name: _blocks(corpus, options.records) for corpus in corpora}
     texts = {name: [len(_segments(store.corpora[name], b)) for b in of] for name, of in blocks.items()}
     total = sum(map(sum, texts.values()))
@@ -182,7 +192,7 @@ def _chosen(store: TokenStore, options: Options, cross_encoder: bool) -> list[Co
 def _blocks(corpus: Corpus, records: int | None) -> list[np.ndarray]:
     """The records to read, in blocks of about TEXTS_PER_BLOCK texts."""
     chosen = np.arange(corpus.records)
-    if records is not None and records < corpus.records:
+    if records is not None and records < corpus.records and corpus.kind != "scored":
         chosen = (np.arange(records) * corpus.records) // records
     starts = corpus.record_starts
     block = np.cumsum(starts[chosen + 1] - starts[chosen]) // TEXTS_PER_BLOCK

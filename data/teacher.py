@@ -21,13 +21,14 @@ class Teacher:
     """An opened teacher: ``embed`` for an encoder, ``score`` for both kinds.
 
     ``prefix`` is put before every text, for models that were trained with one ("query: " of multilingual-e5).
+    ``trust_code``: modules that the folder brings along, or names in an installed package, may run.
     """
 
-    def __init__(self, folder: Path, *, prefix: str = "", batch: int = 32) -> None:
+    def __init__(self, folder: Path, *, prefix: str = "", batch: int = 32, trust_code: bool = False) -> None:
         self.cross_encoder = is_cross_encoder(folder)
         self._prefix = prefix
         self._batch = batch
-        self._model: Any = _opened(folder, self.cross_encoder)
+        self._model: Any = _opened(folder, self.cross_encoder, trust_code)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """(n, E) float32 of unit length; of an encoder only."""
@@ -75,16 +76,22 @@ def teacher_fingerprint(folder: Path, prefix: str) -> str:
     return digest_of_values({"files": contents, "prefix": prefix})
 
 
-def _opened(folder: Path, cross_encoder: bool) -> Any:
+def _opened(folder: Path, cross_encoder: bool, trust_code: bool) -> Any:
     import sentence_transformers  # here: it takes seconds, and who only asks for a fingerprint need not wait
 
-    settings = {"local_files_only": True, "model_kwargs": {"dtype": "float32"}}
+    settings: dict[str, Any] = {
+        "local_files_only": True,
+        "trust_remote_code": trust_code,
+        "model_kwargs": {"dtype": "float32"},
+    }
     try:
         if not cross_encoder:
             return sentence_transformers.SentenceTransformer(str(folder), **settings)
         model = sentence_transformers.CrossEncoder(str(folder), **settings)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "trust_remote_code=True" in str(error):
+            said += " Read it, then allow it with --trust-code."
         raise UserError(f"--teacher {folder}: can not be opened: {said}") from None
     if model.num_labels != 1:
         raise UserError(

@@ -113,17 +113,26 @@ class Taught(NamedTuple):
             Teaching.open(triplets.teacher, store, known=known) if triplets and triplets.teacher else None
         )
         vectors = Teaching.open(in_batch.teacher, store, known=known) if in_batch else None
-        if scores is not None and not any(name.endswith("scores.npy") for name in scores.manifest["files"]):
-            raise UserError(
-                f"tasks.adaptive_margin.teacher: {scores.folder} has no scores: the recipe had no scored corpus when"
-                " the teacher read it"
-            )
+        if scores is not None:
+            _check_scores(scores, store)
         if vectors is not None and not vectors.width:
             raise UserError(
                 f"tasks.in_batch_margin.teacher: {vectors.folder} has scores and no vectors; ask an encoder for them:"
                 " python -m data.teach --recipe RECIPE --teacher DIR"
             )
         return cls(scores, vectors)
+
+
+def _check_scores(teaching: Teaching, store: TokenStore) -> None:
+    """UserError if the teacher scored nothing, or left out a corpus that has no scores of its own."""
+    scored = [c for c in store.corpora.values() if c.kind == "scored" and not c.held_out]
+    missing = [corpus for corpus in scored if teaching.scores(corpus.name) is None]
+    if len(missing) == len(scored) or any(np.isnan(corpus.segment_scores[1]) for corpus in missing):
+        listed = ", ".join(corpus.name for corpus in missing) or "no corpus: the recipe has no scored one"
+        raise UserError(
+            f"tasks.adaptive_margin.teacher: {teaching.folder} has no scores of {listed}; score them with"
+            " python -m data.teach, or leave the key out where the corpora have scores of their own"
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_teachers_folders_that_lack_what_a_task_asks_for_are_refused(recipe: Rec
     assert recipe.tasks.in_batch_margin is not None
     folder = recipe.tasks.in_batch_margin.teacher
     tasks = recipe.tasks.model_copy(update={"adaptive_margin": AdaptiveMarginConfig(teacher=folder)})
-    with pytest.raises(UserError, match="tasks.adaptive_margin.teacher: .* has no scores"):
+    with pytest.raises(UserError, match="tasks.adaptive_margin.teacher: .* has no scores of triplets"):
         Taught.open(tasks, data.store)
     assert Taught.open(recipe.tasks, data.store).width == WIDTH
 

@@ -14,9 +14,10 @@ from data import teach as command
 from data.prepare import prepare
 from data.recipe import UserError
 from data.store import TokenStore
+from data.tasks import TasksConfig
 from data.teach import MANIFEST, PARTIAL, Options, teach
 from data.teacher import Teacher
-from data.teaching import Teaching
+from data.teaching import Taught, Teaching
 from tests.small_teacher import WIDTH, SmallTeacher, write_teacher
 
 TRIPLETS = [
@@ -70,6 +71,8 @@ def test_vectors_are_those_of_the_texts_and_zero_where_a_record_was_left_out(wor
         assert np.array_equal(teaching.vector(name, segment), vectors[segment])
         assert teaching.vector(name, int(np.flatnonzero(~seen)[0])) is None
     assert teaching.vectors("held_out") is None and teaching.vectors("triplets") is None
+    scores = teaching.scores("triplets")  # of all: a triplet without a score teaches nothing
+    assert scores is not None and np.isnan(scores).sum() == len(TRIPLETS)
 
 
 def test_nothing_held_out_is_read(world: World) -> None:
@@ -98,6 +101,19 @@ def test_scores_are_those_of_positive_and_negatives_against_the_anchor(world: Wo
     languages = [corpus.language(s) for s in range(corpus.segments)]
     assert languages == ["de", "en", "en", "en", "en", "en", "en"]
     assert np.isnan(corpus.segment_scores).all()
+
+
+def test_a_run_takes_the_teachers_scores_and_refuses_a_teacher_that_gave_none(world: World) -> None:
+    named = TasksConfig.model_validate({"adaptive_margin": {"teacher": str(world.folder)}})
+    teach(world.store, Options(world.model, corpora=("rows",)), world.folder, teacher=SmallTeacher())
+    with pytest.raises(UserError, match="has no scores of triplets; score them with"):
+        Taught.open(named, world.store)
+    options = Options(world.model, corpora=("triplets",))
+    teach(world.store, options, world.folder, rebuild=True, teacher=SmallTeacher())
+    taught = Taught.open(named, world.store)
+    assert (
+        taught.scores is not None and taught.width == 0 and list(taught.fingerprints) == ["adaptive_margin"]
+    )
 
 
 def test_what_was_done_when_it_was_ended_is_not_done_again(world: World) -> None:
