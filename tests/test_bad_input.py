@@ -93,6 +93,10 @@ EARLY: dict[str, Case] = {
         lambda r, f: ["--recipe", str(r), "--set", "model.start_from=models/x"],
         ["the folder of start_from decides the shape; leave out layers, width, heads"],
     ),
+    "seed of the evaluation": (
+        lambda r, f: ["--recipe", str(r), "--set", "evaluation.seed=-1"],
+        ["evaluation.seed = -1", "greater than or equal to 0"],
+    ),
     "no DeepSpeed file": (
         lambda r, f: ["--recipe", str(r), "--deepspeed_config", "ds_configs/zero5.json"],
         ["no such DeepSpeed file", "ds_configs/zero3.json"],
@@ -100,6 +104,13 @@ EARLY: dict[str, Case] = {
     "DeepSpeed file that is not JSON": (
         lambda r, f: ["--recipe", str(r), "--deepspeed_config", written(f, "torn.json", "{")],
         ["not a readable JSON file"],
+    ),
+    "wrong types in the DeepSpeed file": (
+        lambda r, f: [
+            "--recipe", str(r), "--deepspeed_config",
+            written(f, "types.json", {"zero_optimization": {"stage": 3, "overlap_comm": 2}, "steps_per_print": "x"}),
+        ],
+        ["2 error(s)", "overlap_comm: is 2, should be true or false", 'steps_per_print: is "x", should be a whole'],
     ),
     "misspelt DeepSpeed keys": (
         lambda r, f: [
@@ -128,12 +139,12 @@ EARLY: dict[str, Case] = {
         ],
         ["two files disagree", "gradient_clipping is 5 in", "both.json and 1.0 by", "bf16.enabled is True"],
     ),
-    "bf16 without a ZeRO stage": (
+    "a type of gradients that the stage can not have": (
         lambda r, f: [
             "--recipe", str(r), "--set", "precision=bf16",
-            "--deepspeed_config", written(f, "none.json", {}),
+            "--deepspeed_config", written(f, "types1.json", {"data_types": {"grad_accum_dtype": "fp32"}}),
         ],
-        ["zero_optimization.stage 0 with precision bf16", "Take stage 1"],
+        ["data_types.grad_accum_dtype fp32 with precision bf16", "take another stage"],
     ),
     "dropout with accumulation": (
         lambda r, f: [

@@ -94,7 +94,7 @@ class OptimizerConfig(Section):
     gradient_clipping: float = Field(1.0, ge=0)  # 0 switches it off
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    final_fraction: float = Field(0.0, ge=0, le=1)  # of the learning rate, at the last step
+    final_fraction: float = Field(0.0, ge=0, le=1)  # of the learning rate, after the last step
     implementation: Literal["auto", "torch", "apex"] = "auto"
 
 
@@ -114,7 +114,7 @@ class EvaluationConfig(Section):
     masked: tuple[Name, ...] = ()  # held-out corpora for masked accuracy and CAMLM against its control
     other_pairs: int = Field(20, ge=0)  # pairs of languages without English that are sampled
     maximum_rows: int = Field(1000, ge=1)  # rows of a masked corpus that are used
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class CheckpointConfig(Section):
@@ -214,12 +214,3 @@ def settings_of_a_run(recipe: Recipe) -> dict[str, Any]:
     del values["batch"]["microbatch_tokens"]
     names = ("seed", "tasks", "sampling", "maximum_tokens", "batch", "model", "precision")
     return {name: values[name] for name in names}
-
-
-def changes(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between two results of ``settings_of_a_run``, one line a setting."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        found = [changes(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
-        return [line for lines in found for line in lines]
-    return [] if old == new else [f"{path}: was {old!r}, is {new!r}"]

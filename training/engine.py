@@ -16,13 +16,19 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.recipe import UserError
 from model.generation import Decoding
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 
 _RECIPE_DECIDES = ("weight_decay", "betas", "eps")
+_COUNTS = (
+    "global_steps",
+    "global_samples",
+    "skipped_steps",
+)  # DeepSpeed's, saved with a checkpoint
+_MASTER_NAMES = "calque_master_names"
 _WITHOUT_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
 
@@ -91,12 +97,12 @@ class Engine:
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=sharding, dist_init_required=False
         )
+        # Without a stage DeepSpeed takes the optimizer as it is, and in bf16 puts one with master weights around it.
+        self._bare = self.stage == 0 and not sharding["bf16"]["enabled"]
+        self._masters = self.stage == 0 and not self._bare
+        if self._masters:
+            _begin_anew(self._engine.optimizer)
         _read_checkpoints_without_code()
-
-    @property
-    def module(self) -> nn.Module:
-        """The model; under ZeRO-3 its parameters are empty outside of a forward."""
-        return self._engine.module
 
     def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
         """The model's forward."""
@@ -131,7 +137,7 @@ class Engine:
         """After the last microbatch: clip, check that the gradient is finite, update the weights."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self.stage == 0:
+        if self._bare:
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
             # In float64: the float32 norm of a large table is off in the sixth digit.
             norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
@@ -143,13 +149,30 @@ class Engine:
                 self._engine.clip_fp32_gradients = lambda: None
         self._engine.step()
         vars(self._engine).pop("clip_fp32_gradients", None)
-        if self.stage != 0:
+        if not self._bare:
             norm = float(self._engine.get_global_grad_norm())
         return StepOutcome(norm, not math.isfinite(norm))
 
+    def dry_step(self) -> float:
+        """``step`` without the update: the norm of the gradient, which is thrown away.
+
+        Only the optimizer's own step is left out. All else is what DeepSpeed does at every step, so that gradients,
+        buffers and masters end at every stage as they do there, and no buffer has to be known by name: what a stage
+        adds up later begins anew, and weights are copied from masters that they were copied from before.
+        """
+        counts = {name: getattr(self._engine, name) for name in _COUNTS}
+        optimizer = self._engine.basic_optimizer
+        optimizer.step = lambda *_, **__: None
+        try:
+            return self.step(0.0).gradient_norm
+        finally:
+            del optimizer.step
+            vars(self._engine).update(counts)
+
     def save(self, folder: Path, tag: str) -> None:
         """Write this rank's shards to ``folder/tag``; returns when every rank has."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        state = {_MASTER_NAMES: self._master_names()} if self._masters else {}
+        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
         dist.barrier()
         if self.world.first:
             for script in folder.glob("zero_to_*.py"):  # DeepSpeed's, which unpickle whatever they are given
@@ -171,6 +194,11 @@ class Engine:
         if hasattr(optimizer, "clip_grad"):
             optimizer.clip_grad = self._engine.gradient_clipping()
 
+    def _master_names(self) -> list[list[str]]:
+        """Of each of the optimizer's groups, the names of the weights whose masters it holds, in its order."""
+        groups = self._engine.optimizer.fp16_groups  # so called in bf16 too
+        return [[self._engine.param_names[parameter] for parameter in group] for group in groups]
+
 
 def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
     """Every float32 weight of the save in ``folder``, by name, put together in this one process."""
@@ -185,7 +213,7 @@ def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
     try:
         if stage == 0:
             (file,) = folder.glob("mp_rank_00_model_states.pt")
-            return dict(torch.load(file, map_location="cpu", weights_only=True)["module"])
+            return _with_masters(torch.load(file, map_location="cpu", weights_only=True))
         return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
     except pickle.UnpicklingError as error:
         raise _refused(folder, error) from None
@@ -194,6 +222,35 @@ def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
             del os.environ[_WITHOUT_CODE]
         else:
             os.environ[_WITHOUT_CODE] = before
+
+
+def _begin_anew(optimizer: Any) -> None:
+    """Undo what DeepSpeed's optimizer of stage 0 in bf16 does to make its states: a step with a gradient of zeros.
+
+    Adam counts it, so that the correction of its moments would be one step ahead of the other stages', and it
+    decays the weights once.
+    """
+    optimizer.optimizer.state.clear()
+    for group in optimizer.optimizer.param_groups:
+        group.pop("step", None)  # where apex counts
+    optimizer.refresh_fp32_params()
+
+
+def _with_masters(saved: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a save of stage 0; in bf16 the optimizer's float32 masters of them."""
+    weights: dict[str, Tensor] = dict(saved["module"])
+    optimizer = saved["optimizer"]
+    for number, names in enumerate(saved.get(_MASTER_NAMES, [])):
+        if "fp32_groups" in optimizer:
+            masters = optimizer["fp32_groups"][number]
+        else:  # apex's Adam: one flat tensor a group
+            flat = optimizer["fp32_groups_flat"][number]
+            masters = flat[: sum(weights[name].numel() for name in names)].split(
+                [weights[name].numel() for name in names]
+            )
+        for name, master in zip(names, masters, strict=True):
+            weights[name] = master.detach().view(weights[name].shape)
+    return weights
 
 
 def _refused(folder: Path, error: pickle.UnpicklingError) -> ShardError:

@@ -72,15 +72,23 @@ def print_plan(
             parts = ", ".join(f"{100 * of_stage[members].sum():5.1f}" for of_stage in shares)
             print(f"    {task:<22} {parts} % of the tokens, {len(members):4d} streams, {records:,} records")
     print("  memory of a rank, by arithmetic (not measured):")
-    for name, size in memory(recipe, parameters, config.layers, config.width, stage, ranks).items():
+    wide = resolved.get("data_types", {}).get("grad_accum_dtype") == "fp32"
+    for name, size in memory(recipe, parameters, config.layers, config.width, stage, ranks, wide).items():
         print(f"    {name:<22} {size / 2**30:8.3f} GiB")
 
 
 def memory(
-    recipe: Recipe, parameters: int, layers: int, width: int, stage: int, ranks: int
+    recipe: Recipe,
+    parameters: int,
+    layers: int,
+    width: int,
+    stage: int,
+    ranks: int,
+    wide_gradients: bool = False,
 ) -> dict[str, float]:
     """Bytes of a rank: weights, gradients and Adam's float32 states as ZeRO shards them; activations by layer.
 
+    ``wide_gradients``: they are added up in float32 whatever the weights are.
     Activations: about 34 bytes for each token, unit of width and layer in bf16, twice as much in float32
     (Korthikanti et al., 2022, without the attention matrix, which is never held), or the layers' inputs alone
     with activation checkpointing.
@@ -91,7 +99,7 @@ def memory(
     per_unit = size if recipe.model.activation_checkpointing else 17 * size
     parts = {
         "weights": parameters * size / (ranks if stage == 3 else 1),
-        "gradients": parameters * size / (ranks if stage >= 2 else 1),
+        "gradients": parameters * (4 if wide_gradients else size) / (ranks if stage >= 2 else 1),
         "optimizer": parameters * states / (ranks if stage >= 1 else 1),
         "activations": float(tokens * width * layers * per_unit),
     }

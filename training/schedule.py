@@ -8,10 +8,13 @@ from training.config import OptimizerConfig
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then linear, cosine or no decay to ``final_fraction``; ``step`` counts from 1 to ``steps``."""
+    """Linear warm-up, then linear, cosine or no decay to ``final_fraction``; ``step`` counts from 1 to ``steps``.
+
+    The decay would reach its end one step after the last: a step at rate 0 would be wasted.
+    """
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
+    done = (step - config.warmup_steps) / (steps + 1 - config.warmup_steps)
     if config.schedule == "linear":
         left = 1.0 - done
     elif config.schedule == "cosine":

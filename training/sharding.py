@@ -16,43 +16,61 @@ from data.recipe import UserError
 from data.tasks import TASKS
 from training.config import Recipe
 
-_ZERO = """stage allgather_partitions allgather_bucket_size overlap_comm reduce_scatter reduce_bucket_size
-    contiguous_gradients round_robin_gradients sub_group_size offload_optimizer offload_param prefetch_bucket_size
-    param_persistence_threshold model_persistence_threshold max_live_parameters max_reuse_distance
-    stage3_prefetch_bucket_size stage3_param_persistence_threshold stage3_model_persistence_threshold
-    stage3_max_live_parameters stage3_max_reuse_distance stage3_gather_16bit_weights_on_model_save
-    stage3_gather_fp16_weights_on_model_save stage3_module_granularity_threshold stage3_use_all_reduce_for_fetch_params
-    module_granularity_threshold use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce
-    ignore_unused_parameters zero_hpz_partition_size zero_quantized_weights zero_quantized_nontrainable_weights
-    zero_quantized_gradients memory_efficient_linear allgather_sequential stage3_allgather_sequential
-    log_trace_cache_warnings enable_sanity_checks parameter_alignment""".split()
-_PRECISION = (
-    "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads bf16_optimizer_states"
-)
-_KNOWN: dict[str, Any] = {
-    "zero_optimization": {
-        **dict.fromkeys(_ZERO),
-        "offload_param": dict.fromkeys(
-            "device nvme_path buffer_count buffer_size max_in_cpu pin_memory".split()
-        ),
-        "offload_optimizer": dict.fromkeys(
-            "device nvme_path buffer_count pin_memory pipeline_read pipeline_write fast_init ratio"
-            " super_offload cpuadam_cores_perc".split()
-        ),
+
+def _of(kind: Any, names: str) -> dict[str, Any]:
+    """Each of ``names`` with what its value may be: a type, or the tuple of its allowed strings."""
+    return dict.fromkeys(names.split(), kind)
+
+
+_DEVICE = {"device": ("none", "cpu", "nvme")}
+_ZERO = {
+    **_of(int, """stage allgather_bucket_size reduce_bucket_size sub_group_size prefetch_bucket_size
+        param_persistence_threshold model_persistence_threshold max_live_parameters max_reuse_distance
+        stage3_prefetch_bucket_size stage3_param_persistence_threshold stage3_model_persistence_threshold
+        stage3_max_live_parameters stage3_max_reuse_distance stage3_module_granularity_threshold
+        module_granularity_threshold zero_hpz_partition_size"""),
+    **_of(bool, """allgather_partitions overlap_comm reduce_scatter contiguous_gradients round_robin_gradients
+        stage3_gather_16bit_weights_on_model_save stage3_gather_fp16_weights_on_model_save
+        stage3_use_all_reduce_for_fetch_params use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce
+        ignore_unused_parameters zero_quantized_weights zero_quantized_nontrainable_weights zero_quantized_gradients
+        memory_efficient_linear allgather_sequential stage3_allgather_sequential log_trace_cache_warnings
+        enable_sanity_checks parameter_alignment"""),
+    "offload_param": {
+        **_DEVICE, "nvme_path": str, "pin_memory": bool, **_of(int, "buffer_count buffer_size max_in_cpu"),
     },
-    "bf16": dict.fromkeys(_PRECISION.split()),
-    "fp16": dict.fromkeys(
-        "enabled auto_cast loss_scale initial_scale_power loss_scale_window hysteresis".split()
+    "offload_optimizer": {
+        **_DEVICE, "nvme_path": str, "buffer_count": int, **_of(float, "ratio cpuadam_cores_perc"),
+        **_of(bool, "pin_memory pipeline_read pipeline_write fast_init super_offload"),
+    },
+}  # fmt: skip
+_KNOWN: dict[str, Any] = {
+    "zero_optimization": _ZERO,
+    "bf16": _of(
+        bool,
+        "enabled immediate_grad_update check_grad_overflow bf16_master_weights_and_grads bf16_optimizer_states",
     ),
-    "comms_logger": dict.fromkeys("enabled verbose prof_all debug prof_ops".split()),
-    "aio": dict.fromkeys("block_size queue_depth intra_op_parallelism single_submit overlap_events".split()),
-    **dict.fromkeys(
-        """train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping
-        communication_data_type prescale_gradients gradient_predivide_factor steps_per_print wall_clock_breakdown
-        memory_breakdown dump_state log_level zero_allow_untested_optimizer zero_force_ds_cpu_optimizer
-        data_types timers disable_allgather""".split()
+    "comms_logger": {**_of(bool, "enabled verbose prof_all debug"), "prof_ops": list},
+    "aio": {
+        **_of(int, "block_size queue_depth intra_op_parallelism"),
+        **_of(bool, "single_submit overlap_events"),
+    },
+    "data_types": {"grad_accum_dtype": ("fp32", "bf16")},
+    "timers": {"throughput": {"enabled": bool, "synchronized": bool}},
+    **_of(
+        int,
+        "train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps steps_per_print",
     ),
+    **_of(float, "gradient_clipping gradient_predivide_factor"),
+    **_of(
+        bool,
+        """prescale_gradients wall_clock_breakdown memory_breakdown dump_state zero_allow_untested_optimizer
+        zero_force_ds_cpu_optimizer disable_allgather""",
+    ),
+    "communication_data_type": ("fp32", "bf16", "fp16"),
 }
+# "auto" is filled in here for these, and left to DeepSpeed's defaults within zero_optimization.
+_FILLED_IN = """train_batch_size train_micro_batch_size_per_gpu gradient_accumulation_steps gradient_clipping
+    bf16.enabled""".split()
 _OURS = {"optimizer": "optimizer", "scheduler": "optimizer.schedule", "fp16": "precision (bf16 or fp32)"}
 
 
@@ -69,10 +87,10 @@ def read_sharding(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: a DeepSpeed file is a JSON object, this one holds a {type(values).__name__}"
         )
-    problems = _unknown(values, _KNOWN, "")
-    stage = values.get("zero_optimization", {})
-    stage = stage.get("stage", 0) if isinstance(stage, dict) else None
-    if stage not in (0, 1, 2, 3):
+    problems = _faults(values, _KNOWN, "")
+    zero = values.get("zero_optimization", {})
+    stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
+    if type(stage) is not int or stage not in range(4):
         problems.append(f"zero_optimization.stage is {stage!r}: it is 0, 1, 2 or 3")
     if problems:
         raise UserError("\n  ".join([f"{path}: {len(problems)} error(s) in the DeepSpeed file", *problems]))
@@ -102,12 +120,6 @@ def resolve_sharding(
         problems.append(
             f"bf16.enabled is {enabled} in {path}, precision is {recipe.precision} in {recipe_path}"
         )
-    if recipe.precision == "bf16" and not values.get("zero_optimization", {}).get("stage", 0):
-        raise UserError(
-            f"{path}: zero_optimization.stage 0 with precision bf16 of {recipe_path}. DeepSpeed has another optimizer"
-            " for that, whose steps stray from those of the other stages. Take stage 1 (on one rank it holds the"
-            " same), or precision: fp32."
-        )
     if (
         recipe.model.dropout
         and accumulation > 1
@@ -129,6 +141,9 @@ def resolve_sharding(
         )
     resolved = {**values, **ours, "steps_per_print": values.get("steps_per_print", 10**9)}
     resolved["bf16"] = {"check_grad_overflow": True, **bf16, "enabled": recipe.precision == "bf16"}
+    types = _gradient_type(values, path, recipe, accumulation)
+    if types is not None:
+        resolved["data_types"] = {"grad_accum_dtype": types}
     resolved.setdefault("zero_allow_untested_optimizer", True)  # ours is AdamW of torch or apex
     resolved.setdefault("zero_force_ds_cpu_optimizer", False)  # else offloading refuses it
     resolved["zero_optimization"] = {
@@ -137,7 +152,28 @@ def resolve_sharding(
     return resolved
 
 
-def _unknown(values: dict[str, Any], known: dict[str, Any], prefix: str) -> list[str]:
+def _gradient_type(values: dict[str, Any], path: Path, recipe: Recipe, accumulation: int) -> str | None:
+    """In what the gradients of a rank's microbatches are added up; None leaves it at the type of the weights.
+
+    In bf16 a sum of many microbatches loses what is small beside it, so stages 2 and 3 add up in fp32. Stage 0 has
+    no such buffers. For stage 1 DeepSpeed then takes another optimizer (BF16_Optimizer), whose checkpoints its own
+    merging of shards does not read: they could not be exported.
+    """
+    stage = values.get("zero_optimization", {}).get("stage", 0)
+    given = values.get("data_types", {}).get("grad_accum_dtype")
+    if given is None:
+        return "fp32" if recipe.precision == "bf16" and accumulation > 1 and stage >= 2 else None
+    if given != recipe.precision and stage < 2:
+        raise UserError(
+            f"{path}: data_types.grad_accum_dtype {given} with precision {recipe.precision} and"
+            f" zero_optimization.stage {stage}: stages 2 and 3 can add gradients up in another type than that of the"
+            " weights, 0 and 1 can not. Leave it out, or take another stage."
+        )
+    return given
+
+
+def _faults(values: dict[str, Any], known: dict[str, Any], prefix: str) -> list[str]:
+    """What is wrong with the keys and with the types of the values, one line each."""
     problems = []
     for key, value in values.items():
         path = prefix + key
@@ -150,5 +186,22 @@ def _unknown(values: dict[str, Any], known: dict[str, Any], prefix: str) -> list
             if not isinstance(value, dict):
                 problems.append(f"{path}: is {value!r}, should be an object")
             else:
-                problems += _unknown(value, known[key], path + ".")
+                problems += _faults(value, known[key], path + ".")
+        elif not (value == "auto" and (path in _FILLED_IN or prefix == "zero_optimization.")):
+            wanted = _misfit(value, known[key])
+            if wanted and path != "zero_optimization.stage":  # that one has a message of its own
+                problems.append(f"{path}: is {json.dumps(value)}, should be {wanted}")
     return problems
+
+
+def _misfit(value: Any, kind: Any) -> str:
+    """What ``value`` should be instead, "" if it is."""
+    if isinstance(kind, tuple):
+        return "" if value in kind else " or ".join(json.dumps(each) for each in kind)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:  # 5e8 is a way to write a whole number
+        return "" if number and value >= 0 and value == int(value) else "a whole number, 0 or more"
+    if kind is float:
+        return "" if number and value >= 0 else "a number, 0 or more"
+    names = {bool: "true or false", str: "a text", list: "a list"}
+    return "" if isinstance(value, kind) else names[kind]

@@ -5,6 +5,7 @@ data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry
 
 from __future__ import annotations
 
+import math
 import resource
 import signal
 import time
@@ -19,14 +20,15 @@ import torch.distributed as dist
 
 from data.batch import PackedBatch
 from data.keys import key
-from data.prepare import prepare
+from data.prepare import differences, prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
+from kernels.implementation import taken_by_auto
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
 from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
-from training.config import Recipe, changes, settings_of_a_run
+from training.config import Recipe, settings_of_a_run
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
 from training.margins import Margins
@@ -36,12 +38,12 @@ from training.progress import Progress
 from training.schedule import learning_rate
 from training.sharding import resolve_sharding
 from training.step import (
+    StepLosses,
     StepMargins,
     in_batch_weights,
     run_microbatches,
     sum_tallies,
     weights_of,
-    with_pseudo_tokens,
 )
 
 _SKIPS_IN_A_ROW = 20  # steps without a finite gradient after which a run is given up
@@ -123,15 +125,9 @@ class Trainer:
             tally, (stop, save) = sum_tallies(
                 microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")]
             )
-            weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
             # Dropout, another one on each rank: a function of the step, so nothing of it has to be saved.
             torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
-            self.engine.train()
-            losses = run_microbatches(
-                self.engine, self._on_device(microbatches), weights, aligned=aligned,
-                pseudo=self.pseudo if tally[:, Tally.PSEUDO].any() else None,
-                margins=self._margins_of(tally),
-            )  # fmt: skip
+            losses = self._losses(microbatches, tally, aligned)
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
             mix = self.planner.mix(step)
@@ -213,7 +209,7 @@ class Trainer:
                 problems.append(
                     f"tasks.{task}.teacher: not the vectors or scores that the run was trained on"
                 )
-        problems += changes(state["settings"], settings_of_a_run(self.recipe))
+        problems += differences(state["settings"], settings_of_a_run(self.recipe))
         if manifest["ranks"] != self.world.ranks:
             problems.append(
                 f"ranks: was {manifest['ranks']}, is {self.world.ranks}; start it with {manifest['ranks']}"
@@ -252,29 +248,19 @@ class Trainer:
             self._asked("SAVE", done=True)
         self.telemetry.event("save", step=step, path=path, seconds=round(time.perf_counter() - started, 2))
 
-    def _dry_batch(self, aligned: bool) -> None:
-        """The forward of all microbatches of the first step, before anything is spent on training.
+    def _losses(self, microbatches: list[Microbatch], tally: np.ndarray, aligned: bool) -> StepLosses:
+        """Forward and backward of this rank's part of a step; the gradient is left with the engine."""
+        weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
+        self.engine.train()
+        return run_microbatches(
+            self.engine, self._on_device(microbatches), weights, aligned=aligned,
+            pseudo=self.pseudo if tally[:, Tally.PSEUDO].any() else None,
+            margins=self._margins_of(tally),
+        )  # fmt: skip
 
-        Without gradients: under ZeRO-3 a gradient that is thrown away would be applied again later.
-        """
-        rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
+    def _dry_batch(self, aligned: bool) -> None:
+        """The whole first step but for its update, before anything is spent on training; it leaves no trace."""
         plan = planner_of(self.recipe, self.data).plan()
-        maker = self._maker()
-        finite = torch.ones(1, device=self.world.device)
-        places = [(self.world.rank + i * self.world.ranks) * rows for i in range(self.engine.accumulation)]
-        microbatches = [maker(plan.rows(first, first + rows)) for first in places]
-        tally, _ = sum_tallies(microbatches, [])
-        batches = self._on_device(microbatches)
-        if tally[:, Tally.PSEUDO].any():
-            assert self.pseudo is not None
-            batches, _ = with_pseudo_tokens(self.engine, batches, self.pseudo)
-        for batch in batches:
-            with torch.no_grad():
-                output = self.engine(batch)
-            finite *= float(all(bool(torch.isfinite(part).all()) for part in output))
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        if not finite.item():
-            raise UserError("the first forward is not finite: check the weights of model.start_from.")
         absent = sorted({s.task.name for i, s in enumerate(self.data.streams)} -
                         {self.data.streams[i].task.name for i in np.unique(plan.records[:, 0])})  # fmt: skip
         if absent:
@@ -282,6 +268,26 @@ class Trainer:
                 f"a step of batch.step_tokens {self.recipe.batch.step_tokens} tokens holds no document of"
                 f" {', '.join(absent)}: make the step larger, or the task's weight."
             )
+        rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
+        maker = self._maker()
+        firsts = [
+            (self.world.rank + number * self.world.ranks) * rows for number in range(self.engine.accumulation)
+        ]
+        microbatches = [maker(plan.rows(first, first + rows)) for first in firsts]
+        tally, _ = sum_tallies(microbatches, [])
+        devices = [self.world.device] if self.world.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            losses = self._losses(microbatches, tally, aligned)
+        norm = self.engine.dry_step()
+        taken = [f"{operation} {implementation}" for operation, implementation in taken_by_auto().items()]
+        if taken:
+            self.telemetry.say(f"implementations that auto took: {', '.join(taken)}")
+        for what, number in (("loss", float(losses.sums.sum())), ("gradient", norm)):
+            if not math.isfinite(number):
+                raise UserError(
+                    f"{what} of the first step: not finite ({number}). Check the weights of model.start_from,"
+                    " and where it is continued, the checkpoint."
+                )
 
     def _evaluate(self) -> None:
         if not (self.recipe.evaluation.retrieval or self.recipe.evaluation.masked):

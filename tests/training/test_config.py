@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from data.prepare import differences
 from data.recipe import UserError, parse_recipe, read_recipe, resolved_with_origins
-from training.config import Recipe, changes, settings_of_a_run
+from training.config import Recipe, settings_of_a_run
 
 
 def recipe(path: Path, *settings: str) -> Recipe:
@@ -30,20 +31,22 @@ FIXED = (
 
 @pytest.mark.parametrize("setting", FREE)
 def test_may_change(small_recipe: Path, setting: str) -> None:
-    assert not changes(
+    assert not differences(
         settings_of_a_run(recipe(small_recipe)), settings_of_a_run(recipe(small_recipe, setting))
     )
 
 
 @pytest.mark.parametrize("setting", FIXED)
 def test_may_not_change(small_recipe: Path, setting: str) -> None:
-    found = changes(settings_of_a_run(recipe(small_recipe)), settings_of_a_run(recipe(small_recipe, setting)))
+    found = differences(
+        settings_of_a_run(recipe(small_recipe)), settings_of_a_run(recipe(small_recipe, setting))
+    )
     assert len(found) == 1 and found[0].startswith(setting.partition("=")[0] + ": was ")
 
 
 def test_the_settings_of_a_run_are_plain_values_that_json_gives_back(small_recipe: Path) -> None:
     settings = settings_of_a_run(recipe(small_recipe))
-    assert not changes(json.loads(json.dumps(settings)), settings)
+    assert not differences(json.loads(json.dumps(settings)), settings)
 
 
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.name)

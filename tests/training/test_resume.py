@@ -34,7 +34,13 @@ from training.metrics import read_events
 from training.run_folder import LOCK_FILE
 
 RUN = (WITHOUT_EVALUATION, "checkpoint.keep=3", "log.every=100")  # six steps, saved after every second
-CASES = {"fp32": (3, "fp32"), "bf16": (3, "bf16"), "bf16, ZeRO-1": (1, "bf16"), "fp32, ZeRO-0": (0, "fp32")}
+CASES = {
+    "fp32": (3, "fp32"),
+    "bf16": (3, "bf16"),
+    "bf16, ZeRO-1": (1, "bf16"),
+    "fp32, ZeRO-0": (0, "fp32"),
+    "bf16, ZeRO-0": (0, "bf16"),
+}
 
 
 def after_step(step: int, act: Callable[[], None]) -> Callable[[], None]:
@@ -222,7 +228,7 @@ REFUSED = {
     "masks": ("tasks.mmlm.mask_rate=0.2", "tasks.mmlm.mask_rate: was 0.15, is 0.2"),
     "task left out": ("tasks.tlm=null", "tasks.tlm: was {"),
     "model": ("model.width=64", "model.width: was 32, is 64"),
-    "precision": ("precision=bf16", "precision: was 'fp32', is 'bf16'"),
+    "precision": ("precision=bf16", "precision: was fp32, is bf16"),
 }
 
 

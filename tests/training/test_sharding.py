@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 from deepspeed.runtime.config import DeepSpeedConfig
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+from deepspeed.runtime.zero.offload_config import (
+    DeepSpeedZeroOffloadOptimizerConfig,
+    DeepSpeedZeroOffloadParamConfig,
+)
 
 from data.recipe import UserError, parse_recipe, read_recipe
 from training.config import Recipe
-from training.sharding import read_sharding, resolve_sharding
+from training.sharding import _KNOWN, read_sharding, resolve_sharding
 
 STAGE3 = {"zero_optimization": {"stage": 3}}
 
@@ -103,11 +108,40 @@ def test_a_knob_that_both_files_set_alike_is_fine(small_recipe: Path) -> None:
     resolved(small_recipe, {**STAGE3, "gradient_clipping": 1.0, "gradient_accumulation_steps": 2})
 
 
-def test_bf16_without_a_zero_stage_is_refused(small_recipe: Path) -> None:
-    for values in ({}, {"zero_optimization": {}}, {"zero_optimization": {"stage": 0}}):
-        with pytest.raises(UserError, match="Take stage 1"):
-            resolved(small_recipe, values, "precision=bf16")
-        resolved(small_recipe, values)
+# precision, stage, microbatches of a rank -> the type in which their gradients are added up, if it is set
+SUMS = {
+    ("bf16", 3, 2): "fp32",
+    ("bf16", 2, 2): "fp32",
+    ("bf16", 1, 2): None,
+    ("bf16", 0, 2): None,
+    ("bf16", 3, 1): None,
+    ("fp32", 3, 2): None,
+}
+
+
+@pytest.mark.parametrize(("precision", "stage", "microbatches"), SUMS)
+def test_gradients_are_added_up_in_fp32_where_deepspeed_can(
+    small_recipe: Path, precision: str, stage: int, microbatches: int
+) -> None:
+    values = {"zero_optimization": {"stage": stage}}
+    found = resolved(small_recipe, values, f"precision={precision}", ranks=4 // microbatches)
+    assert found.get("data_types", {}).get("grad_accum_dtype") == SUMS[precision, stage, microbatches]
+    own = {**values, "data_types": {"grad_accum_dtype": "bf16"}}
+    if precision == "bf16" or stage >= 2:
+        assert resolved(small_recipe, own, f"precision={precision}")["data_types"] == own["data_types"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "given"), [("bf16", 1, "fp32"), ("bf16", 0, "fp32"), ("fp32", 1, "bf16")]
+)
+def test_a_type_of_gradients_that_the_stage_can_not_have_is_refused(
+    small_recipe: Path, precision: str, stage: int, given: str
+) -> None:
+    values = {"zero_optimization": {"stage": stage}, "data_types": {"grad_accum_dtype": given}}
+    with pytest.raises(
+        UserError, match=f"grad_accum_dtype {given} with precision {precision}.*take another stage"
+    ):
+        resolved(small_recipe, values, f"precision={precision}")
 
 
 def test_dropout_needs_one_microbatch_a_rank_where_sentences_are_compared(small_recipe: Path) -> None:
@@ -151,3 +185,60 @@ def test_all_faults_of_the_file_are_named_at_once(tmp_path: Path) -> None:
         "zero_optimization.stage is 5",
     ):
         assert words in said
+
+
+def test_values_of_a_wrong_type_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(
+        json.dumps(
+            {
+                "zero_optimization": {
+                    "stage": "three",
+                    "overlap_comm": "yes",
+                    "reduce_bucket_size": "big",
+                    "stage3_prefetch_bucket_size": "auto",  # DeepSpeed's own default then
+                    "sub_group_size": 5e8,  # a whole number too
+                    "offload_optimizer": {"device": "gpu", "pin_memory": 1, "ratio": 0.5},
+                },
+                "gradient_clipping": "auto",
+                "steps_per_print": 1.5,
+                "prescale_gradients": "auto",
+                "bf16": {"enabled": "true"},
+                "communication_data_type": "bfloat",
+            }
+        )
+    )
+    with pytest.raises(UserError) as caught:
+        read_sharding(path)
+    said = str(caught.value)
+    for words in (
+        "9 error(s)",
+        "zero_optimization.stage is 'three': it is 0, 1, 2 or 3",
+        'zero_optimization.overlap_comm: is "yes", should be true or false',
+        'zero_optimization.reduce_bucket_size: is "big", should be a whole number, 0 or more',
+        'zero_optimization.offload_optimizer.device: is "gpu", should be "none" or "cpu" or "nvme"',
+        "zero_optimization.offload_optimizer.pin_memory: is 1, should be true or false",
+        "steps_per_print: is 1.5, should be a whole number",
+        'prescale_gradients: is "auto", should be true or false',
+        'bf16.enabled: is "true", should be true or false',
+        'communication_data_type: is "bfloat", should be "fp32" or',
+    ):
+        assert words in said, words
+
+
+def test_the_types_are_those_that_deepspeed_takes() -> None:
+    sections = {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "offload_param": DeepSpeedZeroOffloadParamConfig,
+        "offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+    }
+    for name, theirs in sections.items():
+        ours = _KNOWN[name] if name in _KNOWN else _KNOWN["zero_optimization"][name]
+        fields = {**theirs.model_fields, **{f.alias: f for f in theirs.model_fields.values() if f.alias}}
+        for key, kind in ours.items():
+            if key in ("stage", "device") or isinstance(kind, dict):
+                continue
+            assert key in fields, f"{name}.{key}"
+            assert kind.__name__ in str(fields[key].annotation) or (
+                kind is str and "Path" in str(fields[key].annotation)
+            ), f"{name}.{key}: {fields[key].annotation}"
