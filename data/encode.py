@@ -22,8 +22,6 @@ from data.records import Record, ScoredTriplet, TranslationPair, segments
 from data.sources import Reject
 from data.tokenizer import Tokenizer
 
-PIVOT = "en"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
@@ -31,7 +29,8 @@ class Chunk:
 
     languages: tuple[str, ...]  # (S,)
     record_sizes: np.ndarray  # (R,) int64, segments of each record
-    groups: np.ndarray  # (S,) uint64
+    numbers: np.ndarray  # (S,) uint64, equal for equal texts
+    joined: np.ndarray  # (S,) bool, whether a segment means the same as the one before it
     text: bytes  # (C,) UTF-8
     text_lengths: np.ndarray  # (S,) int64
     ids: np.ndarray  # (I,) int32, without special tokens
@@ -53,7 +52,7 @@ def encode_chunk(
     texts = [segments(record) for _, record in records]
     encoded = iter(tokenizer.encode([text for row in texts for _, text in row]))
     kept: list[tuple[str, str, np.ndarray]] = []
-    sizes, groups, scores, rejects = [], [], [], []
+    sizes, joined, scores, rejects = [], [], [], []
     truncated: Counter[str] = Counter()
     for (line, record), row in zip(records, texts, strict=True):
         whole = [(language, text, next(encoded)) for language, text in row]
@@ -65,7 +64,8 @@ def encode_chunk(
                 continue
             rejects += [Reject(file, line, "empty", language, whole_record=False) for language in lost]
         sizes.append(len(good))
-        groups += [_group(good)] * len(good)
+        # Translations mean the same, and so do anchor and positive; the negatives after them do not.
+        joined += [0 < i and (i == 1 or isinstance(record, TranslationPair)) for i in range(len(good))]
         if isinstance(record, ScoredTriplet):
             scores += [float("nan"), *record.scores]
         truncated.update(language for language, _, ids in good if len(ids) > maximum_tokens - 2)
@@ -75,7 +75,8 @@ def encode_chunk(
     return Chunk(
         languages=tuple(language for language, _, _ in kept),
         record_sizes=np.array(sizes, dtype=np.int64),
-        groups=np.array(groups, dtype=np.uint64),
+        numbers=np.array([number_of(text) for _, text, _ in kept], dtype=np.uint64),
+        joined=np.array(joined, dtype=bool),
         text=b"".join(blobs),
         text_lengths=np.array([len(blob) for blob in blobs], dtype=np.int64),
         ids=np.concatenate(cut) if cut else np.empty(0, dtype=np.int32),
@@ -143,17 +144,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def group_of(text: str) -> int:
+def number_of(text: str) -> int:
     """64-bit number of a text, equal for texts that are equal up to white space."""
     return int.from_bytes(
         hashlib.blake2b(" ".join(text.split()).encode("utf-8"), digest_size=8).digest(), "little"
     )
-
-
-def _group(row: Sequence[tuple[str, str, np.ndarray]]) -> int:
-    """The group of a record: that of its English text if it has one, else of its first."""
-    pivot = next((text for language, text, _ in row if language == PIVOT), row[0][1])
-    return group_of(pivot)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """Command: the corpora of a recipe -> a token store.
 
-    python -m data.prepare --recipe RECIPE [--set a.b=c ...] [--workers N] [--rebuild]
+    python -m data.prepare --recipe RECIPE [--set a.b=c ...] [--workers N] [--rebuild] [--verify]
 
 Reads every corpus as a stream, tokenises chunks of it in worker processes and writes them in order, so that
 the bytes do not depend on the number of workers. The store is built beside its place and renamed when it is
@@ -21,6 +21,7 @@ from typing import Any
 
 from data.config import CorpusConfig, DataConfig
 from data.encode import EncoderPool, Task
+from data.groups import number_groups
 from data.lexicon import read_entries
 from data.progress import Progress
 from data.recipe import UserError, parse_recipe, read_recipe
@@ -33,6 +34,7 @@ from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
 
 SEGMENTS_PER_CHUNK = 4096
 REJECTS_PER_CHUNK = 8192
+VERIFIED_ALWAYS = 1 << 30  # bytes of a store whose digests take about a second
 Say = Callable[[str], None]
 
 
@@ -51,10 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rebuild", action="store_true", help="replace a store that was made from other inputs"
     )
+    parser.add_argument(
+        "--verify", action="store_true", help="read a store that is there already and compare every digest"
+    )
     given = parser.parse_args(arguments)
     try:
         config = parse_recipe(read_recipe(given.recipe, given.set), DataConfig, other_sections=True)
-        store = prepare(config, workers=given.workers, rebuild=given.rebuild)
+        store = prepare(config, workers=given.workers, rebuild=given.rebuild, verify=given.verify)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -66,11 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare(
-    config: DataConfig, *, workers: int | None = None, rebuild: bool = False, say: Say | None = None
+    config: DataConfig,
+    *,
+    workers: int | None = None,
+    rebuild: bool = False,
+    verify: bool = False,
+    say: Say | None = None,
 ) -> TokenStore:
     """The token store of `config`, built if it is not there yet.
 
-    UserError if a corpus can not be read, or if the folder holds a store of other inputs and not `rebuild`.
+    Of one that is there sizes are always compared, and every digest where that takes a moment or `verify` asks for
+    it. UserError if a corpus can not be read, if the store is damaged, or if the folder holds a store of other inputs
+    and not `rebuild`.
     """
     say = say or _say
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
@@ -80,9 +92,9 @@ def prepare(
         check_corpus(corpus, f"corpora.{name}")
     inputs = inputs_of(config)
     place = Path(config.store)
-    if _already_prepared(place, inputs, rebuild):
+    if _already_prepared(place, inputs, rebuild, verify):
         store = TokenStore.open(place)
-        say(f"{place}: already prepared ({store.fingerprint[:12]})")
+        say(f"{place}: already prepared ({store.fingerprint[:12]}{', every digest compared' * verify})")
         return store
     for lexicon in config.lexicons:  # training reads them; a fault in one is said before the work
         for _ in read_entries(Path(lexicon.path)):
@@ -119,7 +131,7 @@ def inputs_of(config: DataConfig) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between the inputs of two stores, one line a leaf."""
+    """What differs between the inputs of two stores, or between the settings of two runs, one line a leaf."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         found = [differences(old.get(key), new.get(key), f"{path}/{key}" if path else key) for key in keys]
@@ -206,6 +218,7 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
                 raise UserError(
                     f"corpora.{name}: nothing was kept of {writer.rejected} records ({reasons or 'empty'})"
                 )
+    number_groups(*zip(*(writer.texts() for writer in writers), strict=True))
     languages = tuple(sorted({language for writer in writers for language in writer.languages}))
     corpora = {writer.name: writer.finish(languages) for writer in writers}
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
@@ -261,7 +274,7 @@ def _tasks(
 # ---- the store's folder ---------------------------------------------------------------------------------
 
 
-def _already_prepared(place: Path, inputs: dict[str, Any], rebuild: bool) -> bool:
+def _already_prepared(place: Path, inputs: dict[str, Any], rebuild: bool, verify: bool) -> bool:
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     if not (place / MANIFEST).is_file():
@@ -269,7 +282,9 @@ def _already_prepared(place: Path, inputs: dict[str, Any], rebuild: bool) -> boo
     try:
         different = differences(read_manifest(place)["inputs"], inputs)
         if not different:
-            TokenStore.open(place)
+            store = TokenStore.open(place)
+            if verify or rebuild or store.bytes <= VERIFIED_ALWAYS:
+                store.verify()
             return True
     except UserError:
         if rebuild:

@@ -26,7 +26,7 @@ from data.recipe import UserError
 
 MANIFEST = "manifest.json"
 FORMAT = "calque token store"
-VERSION = 1
+VERSION = 2  # 2: groups are what equal texts and translations connect
 
 
 class Corpus:
@@ -62,7 +62,7 @@ class Corpus:
 
     @cached_property
     def segment_groups(self) -> np.ndarray:
-        """(S,) uint64: segments of one group may mean the same and are never each other's negative."""
+        """(S,) uint64: segments of one group may mean the same and are never each other's negative (data/groups.py)."""
         return self._numbers("group")
 
     @cached_property
@@ -150,6 +150,11 @@ class TokenStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.folder, self.manifest)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all its files."""
+        return sum(file["bytes"] for file in self.manifest["files"].values())
 
     def verify(self) -> None:
         """Reads every file and compares its SHA-256; UserError names the damaged ones."""

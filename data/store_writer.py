@@ -20,7 +20,7 @@ from data.sources import Reject
 COLUMNS = {
     "language": (np.uint16, pa.uint16()),
     "record": (np.int64, pa.int64()),
-    "group": (np.uint64, pa.uint64()),
+    "group": (np.uint64, pa.uint64()),  # first the number of the text itself
     "length": (np.int32, pa.int32()),
     "score": (np.float32, pa.float32()),
 }
@@ -56,7 +56,8 @@ class CorpusWriter:
         records = np.arange(self.records, self.records + len(chunk.record_sizes), dtype=np.int64)
         self._append("language", numbers)
         self._append("record", np.repeat(records, chunk.record_sizes))
-        self._append("group", chunk.groups)
+        self._append("group", chunk.numbers)
+        self._append("joined", chunk.joined)
         self._append("length", chunk.lengths)
         self._append("text", np.frombuffer(chunk.text, np.uint8))
         self._append("text_offsets", self._text_end + np.cumsum(chunk.text_lengths, dtype=np.int64))
@@ -87,6 +88,16 @@ class CorpusWriter:
     def reasons(self) -> dict[str, int]:
         """Rejected records by reason."""
         return {reason: counts.total() for reason, counts in sorted(self._reasons[True].items())}
+
+    def texts(self) -> tuple[np.ndarray, np.ndarray]:
+        """After the last chunk: the column of groups, which holds the texts' own numbers, to be changed in place; and
+        whether each segment means the same as the one before it."""
+        for file in self._files.values():
+            file.close()
+        return (
+            np.memmap(self._spool / "group", np.uint64, "r+"),
+            np.memmap(self._spool / "joined", bool, "r"),
+        )
 
     def finish(self, languages: tuple[str, ...]) -> dict[str, Any]:
         """Writes the Arrow files with the store's language numbers; returns the manifest entry."""

@@ -34,8 +34,12 @@ def model_of(source: Path, recipe_path: str | None) -> tuple[PretrainingModel, R
         except ModelError as error:
             raise UserError(str(error)) from None
         model = PretrainingModel(config)
-        model.load_state_dict(weights, strict=False)
+        missing = model.load_state_dict(weights, strict=False).missing_keys
         _same_tokenizer(source, recipe)
+        if recipe.evaluation.masked and any(name.startswith("head.") for name in missing):
+            print(f"{source} has no masked-token head: masked accuracy is left out")
+            without = recipe.evaluation.model_copy(update={"masked": ()})
+            recipe = recipe.model_copy(update={"evaluation": without})
         return model.eval(), recipe
     from training.export import load_run
 

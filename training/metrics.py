@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -123,13 +124,15 @@ def read_metrics(run_folder: Path | str) -> list[dict[str, float]]:
 
     Reads beside a run that still writes: an unfinished last line is left out.
     """
-    lines = _parse(Path(run_folder) / METRICS_FILE)
-    return [{k: int(v) if k == "step" else float(v) for k, v in line.items()} for line in lines]
+    return _parse(
+        Path(run_folder) / METRICS_FILE,
+        lambda line: {"step": int(line["step"]), **{k: float(v) for k, v in line.items() if k != "step"}},
+    )
 
 
 def read_events(run_folder: Path | str) -> list[dict[str, Any]]:
     """Everything that happened in a run, in order of time."""
-    return _parse(Path(run_folder) / EVENTS_FILE)
+    return _parse(Path(run_folder) / EVENTS_FILE, lambda line: {"time": "", "event": line["event"], **line})
 
 
 def read_evaluations(run_folder: Path | str) -> dict[int, dict[str, float]]:
@@ -167,11 +170,18 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _parse(path: Path) -> list[dict[str, Any]]:
+def _parse(path: Path, read: Callable[[dict[str, Any]], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of a file as ``read`` takes them; a damaged one is left out with a warning that names it."""
     if not path.exists():
         return []
     *lines, _torn_or_empty = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines]
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(read(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            print(f"{path}:{number}: this line is damaged and left out", file=sys.stderr)
+    return found
 
 
 def _keep_lines(path: Path, last_step: int | None) -> None:
@@ -181,7 +191,7 @@ def _keep_lines(path: Path, last_step: int | None) -> None:
     old = path.read_bytes()
     lines = old.split(b"\n")[:-1]
     if last_step is not None:
-        lines = [line for line in lines if json.loads(line)["step"] <= last_step]
+        lines = [line for line in lines if _step_of(line, otherwise=0) <= last_step]
     new = b"".join(line + b"\n" for line in lines)
     if new != old:
         # Beside, then renamed: a kill in between loses nothing.
@@ -191,3 +201,11 @@ def _keep_lines(path: Path, last_step: int | None) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+
+
+def _step_of(line: bytes, otherwise: int) -> int:
+    """The step of a line of metrics; a damaged one stays where it is."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return otherwise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from data.config import DataConfig
-from data.encode import group_of
+from data.encode import number_of
 from data.prepare import prepare
 from data.recipe import UserError
 from data.store import Corpus, TokenStore
@@ -93,13 +94,15 @@ def test_arrays_are_read_only_views_of_the_mapped_file(small_store: TokenStore) 
     assert again.ids(3).base is not None
 
 
-def test_equal_pivot_sentences_share_a_group(small_store: TokenStore) -> None:
-    corpus = small_store.corpora["rows"]
-    for record in range(corpus.records):
-        first, end = corpus.record_starts[record : record + 2]
-        english = [corpus.text(number) for number in range(first, end) if corpus.language(number) == "en"]
-        assert set(corpus.segment_groups[first:end].tolist()) == {group_of(english[0])}
-    assert group_of("a  b ") == group_of("a b") != group_of("A b")
+def test_equal_texts_and_translations_share_a_group(small_store: TokenStore) -> None:
+    group_of: dict[str, int] = {}
+    for corpus in small_store.corpora.values():
+        for record in range(corpus.records):
+            first, end = corpus.record_starts[record : record + 2]
+            (group,) = set(corpus.segment_groups[first:end].tolist())
+            for segment in range(first, end):
+                assert group_of.setdefault(" ".join(corpus.text(segment).split()), group) == group
+    assert number_of("a  b ") == number_of("a b") != number_of("A b")
 
 
 def test_counts_of_the_manifest_add_up(small_store: TokenStore) -> None:
@@ -167,6 +170,25 @@ def test_a_changed_byte_is_found_and_named_by_verify(damaged: Path) -> None:
     with pytest.raises(UserError) as error:
         TokenStore.open(damaged).verify()
     assert "sentences.arrow" in str(error.value) and "rows.arrow" not in str(error.value)
+
+
+def test_the_digests_of_a_store_that_is_there_are_compared_where_that_is_quick_or_asked_for(
+    configure: Callable[..., DataConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configure()
+    folder = prepare(config, workers=1).folder
+    path = folder / "rows.arrow"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="rows.arrow: not the bytes that were written.*--rebuild"):
+        prepare(config, workers=1)
+    monkeypatch.setattr("data.prepare.VERIFIED_ALWAYS", 1000)
+    prepare(config, workers=1)  # a large one: its sizes alone
+    with pytest.raises(UserError, match="not the bytes that were written"):
+        prepare(config, workers=1, verify=True)
+    prepare(config, workers=1, rebuild=True)
+    prepare(config, workers=1, verify=True)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from data.batch import PackedBatch
 from data.recipe import parse_recipe, read_recipe
+from model.huggingface import write_folder
 from model.pretraining import PretrainingModel, PretrainingOutput
 from tests.ranks import run_on_ranks
 from tests.training.runs import launched
 from training.build import DataParts, build_model, open_data
 from training.config import Recipe
+from training.evaluate import model_of
 from training.evaluation import Evaluator, MaskedSet
 
 
@@ -51,6 +54,30 @@ def test_the_figures_do_not_depend_on_ranks_microbatches_or_the_call(small_recip
         assert figures.keys() == truth.keys()
         for name, value in truth.items():
             assert figures[name] == pytest.approx(value, rel=1e-5), name
+
+
+def test_of_a_folder_without_a_masked_head_the_masked_figures_are_left_out(
+    small_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, data, recipe = evaluator(small_recipe)
+    model, _ = build_model(recipe, data.material.tokenizer.vocabulary_size)
+    folder = tmp_path / "encoder"
+    write_folder(
+        model.state_dict(),
+        model.config,
+        folder,
+        tokenizer_folder=data.store.tokenizer_folder,
+        maximum_tokens=64,
+    )
+    assert model_of(folder, str(small_recipe))[1].evaluation == recipe.evaluation
+    assert "left out" not in capsys.readouterr().out
+    weights = load_file(folder / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("lm_head.")}
+    assert len(encoder) < len(weights)
+    save_file(encoder, folder / "model.safetensors", metadata={"format": "pt"})
+    _, chosen = model_of(folder, str(small_recipe))
+    assert chosen.evaluation == recipe.evaluation.model_copy(update={"masked": ()})
+    assert "has no masked-token head: masked accuracy is left out" in capsys.readouterr().out
 
 
 @pytest.mark.ranks

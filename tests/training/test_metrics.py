@@ -15,6 +15,7 @@ import torch
 
 from training.console import CLEAR_LINE, Console, console_line, duration
 from training.metrics import Telemetry, read_evaluations, read_events, read_metrics
+from training.report import write_report
 
 STEP = {
     "step": 120,
@@ -140,6 +141,26 @@ def test_a_line_torn_by_a_kill_is_cut_and_the_next_run_goes_on(tmp_path):
     telemetry.close()
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3]
     assert [event["event"] for event in read_events(tmp_path)] == ["save", "resume"]
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"step": 2, "lo', "[]", "7", '{"loss": 1.0}', '{"step": 2, "loss": "x"}', "\x00\x00"]
+)
+def test_a_damaged_line_is_named_and_left_out_and_stays_where_it_is(tmp_path, capfd, damaged):
+    lines = ['{"step": 1, "loss": 2.0}', damaged, '{"step": 3, "loss": 1.0}', ""]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    (tmp_path / "events.jsonl").write_text('{"event": "save", "step": 1}\n' + damaged + "\n")
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 3]
+    assert [event["event"] for event in read_events(tmp_path)] == ["save"]
+    said = capfd.readouterr().err
+    assert (
+        f"{tmp_path}/metrics.jsonl:2: this line is damaged" in said and f"{tmp_path}/events.jsonl:2" in said
+    )
+    write_report(tmp_path)
+    quiet(tmp_path, step=2).close()
+    if damaged != '{"step": 2, "loss": "x"}':
+        assert damaged in (tmp_path / "metrics.jsonl").read_text()
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
 
 
 def test_a_killed_process_has_written_every_step_it_finished(tmp_path):
