@@ -41,6 +41,10 @@ def _ablation(given: argparse.Namespace) -> int:
     preset = chosen(plan.presets, given.preset, "--preset")
     for name in given.only:
         chosen(plan.variants, name, "--only")
+    if given.at_once is not None and preset.launcher == "deepspeed":
+        raise UserError(
+            f"--at-once: a run of preset {given.preset} takes all devices, so there is one at a time"
+        )
     seeds = list(dict.fromkeys(given.seeds or preset.seeds))
     # Every variant is checked before anything is spent on the first; the store's fingerprint is not known yet.
     runs_of(plan, preset, seeds, given.set, store="")
@@ -51,7 +55,7 @@ def _ablation(given: argparse.Namespace) -> int:
     wanted = [run for run in runs if not given.only or run.variant in given.only]
     failures: dict[str, str] = {}
     if not given.report:
-        at_once = given.at_once or (cores() if preset.launcher == "python" else 1)
+        at_once = 1 if preset.launcher == "deepspeed" else given.at_once or cores()
         _introduce(wanted, folder, at_once)
         failures = run_all(wanted, Launch(folder, preset, plan.recipe, at_once))
     table = table_of(plan, runs, folder)

@@ -13,6 +13,7 @@ from data.config import DataConfig, Name, Text
 from data.recipe import RawRecipe, Section, UserError, parse_recipe, read_recipe
 from data.sources import near
 from data.store import digest_of_values
+from data.teaching import read_manifest
 from training.config import Recipe
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ class PresetConfig(Section):
     launcher: Literal["python", "deepspeed"]  # one process with one core, several at a time; or all devices
     deepspeed_config: Text
     set: tuple[Text, ...] = ()
+    variants: dict[
+        Name, tuple[Text, ...]
+    ] = {}  # what a single variant needs at this size, stronger than its own
 
 
 class Plan(Section):
@@ -42,7 +46,13 @@ class Plan(Section):
     presets: dict[Name, PresetConfig] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _titles_differ(self) -> Plan:
+    def _fits_together(self) -> Plan:
+        for name, preset in self.presets.items():
+            for variant in preset.variants:
+                if variant not in self.variants:
+                    raise ValueError(
+                        f"presets.{name}.variants names {variant!r}; variants: {', '.join(self.variants)}"
+                    )
         titles = [variant.title for variant in self.variants.values()]
         again = sorted({title for title in titles if titles.count(title) > 1})
         if again:
@@ -103,7 +113,8 @@ def runs_of(
 def _run(
     plan: Plan, preset: PresetConfig, variant: str, seed: int, more: Sequence[str], store: str, shared: Recipe
 ) -> Run:
-    overrides = [*preset.set, *plan.variants[variant].set, f"seed={seed}", *more]
+    of_variant = [*plan.variants[variant].set, *preset.variants.get(variant, ())]
+    overrides = [*preset.set, *of_variant, f"seed={seed}", *more]
     try:
         raw = read_recipe(plan.recipe, overrides)
         recipe = parse_recipe(raw, Recipe)
@@ -123,6 +134,11 @@ def _run(
 
 
 def _digest(recipe: Recipe, store: str) -> str:
-    """Of all settings and of the data: what makes it this run and no other."""
+    """Of all settings, of the data and of what a teacher said: what makes it this run and no other."""
     settings = recipe.model_dump(mode="json", exclude={"name", "store", "log", "checkpoint", "workers"})
-    return digest_of_values({"settings": settings, "store": store})[:8]
+    teachers = (
+        getattr(task, "teacher", None)
+        for task in (recipe.tasks.adaptive_margin, recipe.tasks.in_batch_margin)
+    )
+    taught = [read_manifest(Path(teacher))["digest"] for teacher in teachers if teacher]
+    return digest_of_values({"settings": settings, "store": store, "taught": taught})[:8]

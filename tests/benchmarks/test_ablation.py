@@ -23,6 +23,7 @@ from benchmarks.ablation.report import write_report
 from benchmarks.ablation.runs import Launch, last_step, results_of, run_all
 from benchmarks.ablation.table import BEFORE, markdown, plain, table_of
 from data.recipe import UserError
+from data.teaching import write_manifest
 from training.metrics import Telemetry, read_evaluations
 
 SHIPPED = read_plan(PLAN)
@@ -75,7 +76,20 @@ def test_the_last_variant_has_every_task_of_the_others() -> None:
     tasks = {run.variant: set(run.recipe.tasks.enabled()) for run in runs_in(SHIPPED, (1,))}
     assert tasks["mmlm"] == {"mmlm"}
     assert tasks["all"] == set().union(*tasks.values())
-    assert len({frozenset(on) for on in tasks.values()}) == len(tasks)
+    settings = [str(run.recipe.tasks) for run in runs_in(SHIPPED, (1,))]
+    assert len(set(settings)) == len(settings)
+    forms = [on.form for run in runs_in(SHIPPED, (1,)) if (on := run.recipe.tasks.adaptive_margin)]
+    assert set(forms) == {"hinge", "softplus", "fixed", "mse"}
+
+
+def test_a_preset_may_change_single_variants(plan_file: Path) -> None:
+    text = plan_file.read_text() + "    variants: {camlm: [tasks.camlm.mask_rate=0.5]}\n"
+    plan_file.write_text(text)
+    rates = {r.variant: on.mask_rate for r in runs_in(read_plan(plan_file)) if (on := r.recipe.tasks.camlm)}
+    assert rates == {"camlm": 0.5, "wrong": 0.25}
+    plan_file.write_text(text.replace("variants: {camlm: [", "variants: {calm: ["))
+    with pytest.raises(UserError, match="presets.quick.variants names 'calm'; variants: mmlm, wrong, camlm"):
+        read_plan(plan_file)
 
 
 def test_a_run_has_another_folder_when_it_would_be_another_run() -> None:
@@ -85,6 +99,18 @@ def test_a_run_has_another_folder_when_it_would_be_another_run() -> None:
     assert name() == name() == name("log.every=3") == name("checkpoint.every=7")
     others = [name("steps=70"), name("optimizer.learning_rate=1e-3"), name(store="t"), name(seed=2)]
     assert len({name(), *others}) == 5
+
+
+def test_a_run_that_reads_what_another_teacher_said_is_another_run(tmp_path: Path) -> None:
+    margin = f"tasks.in_batch_margin={{teacher: {tmp_path}}}"
+    settings = ("tasks.translation_alignment={}", margin)
+    with pytest.raises(UserError, match="python -m data.teach"):
+        runs_in(SHIPPED, (1,), *settings)
+    names = []
+    for said in ("this", "that", "this"):
+        write_manifest(tmp_path, {"said": said})
+        names.append(runs_in(SHIPPED, (1,), *settings)[0].name)
+    assert names[0] == names[2] != names[1]
 
 
 def test_what_is_wrong_with_a_variant_is_said_with_its_name(plan_file: Path, capsys: Any) -> None:
@@ -101,6 +127,7 @@ def test_what_is_wrong_with_a_variant_is_said_with_its_name(plan_file: Path, cap
         (["--preset", "quik"], "--preset quik: the plan has quick; did you mean 'quick'?"),
         (["--set", "store=elsewhere", "--report"], "elsewhere"),
         (["--seeds", "-1"], "seed"),
+        (["--preset", "full", "--at-once", "2", "--plan", str(PLAN)], "one at a time"),
     ],
 )
 def test_wrong_options_are_one_message(
@@ -139,7 +166,7 @@ folder.mkdir(parents=True, exist_ok=True)
 with (folder / "starts").open("a") as file:
     file.write("x")
 if variant == "wrong":
-    print("error: no good", flush=True)
+    print("error: no good\\n  since it is wrong", flush=True)
     sys.exit(2)
 if variant == "stopped":
     sys.exit(0)
@@ -220,7 +247,10 @@ def test_as_many_runs_as_asked_for_are_under_way_at_a_time(
     assert max(sum(begin <= other[0] < end for begin, end in times) for other in times) == 3
 
 
-def test_an_interrupted_runner_lets_its_runs_save(plan_file: Path, tmp_path: Path) -> None:
+def test_an_interrupted_runner_lets_its_runs_save(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_end_with_parent", lambda: None)  # the runner itself is to ask them
     plan_file.write_text(plan_file.read_text().replace("  wrong:", "  slow:"))
     plan = read_plan(plan_file)
     runs = [run for run in runs_in(plan) if run.variant == "slow"]
