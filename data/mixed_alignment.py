@@ -7,15 +7,18 @@ generators, drawn by weight ──▶ the first that can give something ──�
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from data.back_translation import asking_document, target_language
 from data.keys import hashed, key
 from data.lexicon import PIVOT, Lexicon, written_without_spaces
 from data.mixing import MixedText, Mixture, mix, mix_sentences
-from data.packing import Document, Example
+from data.mixing_spans import choose_spans
+from data.packing import FIRST_POSITION, Document, Example
 from data.recipe import Section
 from data.task import (
     SPECIALS,
@@ -44,6 +47,7 @@ class GeneratorsConfig(Section):
     dictionary: float = Field(0.0, ge=0)
     phrase: float = Field(0.0, ge=0)
     sentence: float = Field(0.0, ge=0)
+    pseudo_tokens: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _some_are_on(self) -> GeneratorsConfig:
@@ -65,7 +69,13 @@ class MixedAlignmentConfig(TaskConfig):
 
     generators: GeneratorsConfig = GeneratorsConfig(dictionary=1.0)
     replacement_rate: float = Field(0.7, gt=0, le=1)  # of the words, or phrases, that have translations
+    span_rate: float = Field(0.5, gt=0, lt=1)  # of the tokens, by pseudo tokens
     both_mixed: float = Field(0.0, ge=0, le=1)  # the part of the pairs that compare two mixed forms of a text
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes tokens for it."""
+        return self.generators.pseudo_tokens > 0
 
     def lacks(self, lexicon: Lexicon | None) -> str | None:
         """A generator that reads word lists needs one that holds what it looks for."""
@@ -80,8 +90,10 @@ class MixedAlignmentConfig(TaskConfig):
         return None
 
     def serves(self, lexicon: Lexicon | None, languages: tuple[str, ...], kind: str) -> bool:
-        """Whether some generator may find something: a word list of the language, or translations."""
+        """Whether some generator may find something: a word list of the language, or translations, or itself."""
         on = self.generators.weights()
+        if self.generates:
+            return True
         listed = lexicon is not None and all(lexicon.name_of(language) for language in languages)
         return (listed and ("dictionary" in on or "phrase" in on)) or (
             kind == "parallel" and "sentence" in on
@@ -126,10 +138,11 @@ class _Source(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """A mixed form as a document."""
+    """A mixed form as a document, and the document that fills its slots, where it has any."""
 
     document: Document
     how: Mixture
+    asking: Document | None = None
 
 
 def make_mixed_alignment(
@@ -161,15 +174,28 @@ def make_mixed_alignment(
     if side is None:
         return Made(None)
     original = context_document(wrapped(ids, material.tokenizer), segment.language, teacher=segment.teacher)
-    sides, documents = [side], [original, side.document]
+    mixed = [side]
     if both:
         second = _mixed_side(source, "mixing again", room, draw, material, config)
-        if second is not None and not np.array_equal(second.document.token_ids, side.document.token_ids):
-            sides, documents = [side, second], [side.document, second.document]
+        if second is not None and not _same(second.document, side.document):
+            mixed.append(second)
+    pair = [(side.document, side.asking) for side in mixed]
+    if len(pair) == 1:
+        pair.insert(0, (original, None))
     if draw.random("side").random() < 0.5:
-        documents.reverse()
-    example = Example(draw.stream, documents, pairs=[(0, 1)], group=segment.group)
-    return Made(example, tuple(side.how for side in sides))
+        pair.reverse()
+    example = Example(
+        draw.stream,
+        [document for document, _ in pair],
+        pairs=[(0, 1)],
+        group=segment.group,
+        generation=[asking for _, asking in pair if asking is not None],
+    )
+    return Made(example, tuple(side.how for side in mixed))
+
+
+def _same(one: Document, other: Document) -> bool:
+    return np.array_equal(one.token_ids, other.token_ids) and np.array_equal(one.language, other.language)
 
 
 def _mixed_side(
@@ -184,6 +210,11 @@ def _mixed_side(
         names = order.choice(names, len(names), replace=False, p=chances).tolist()
     for name in names:
         random = draw.random(site if name == "dictionary" else f"{site}: {name}")
+        if name == "pseudo_tokens":
+            side = _with_pseudo_tokens(source, site, room, draw, material, config.span_rate, random)
+            if side is not None:
+                return side
+            continue
         mixed = _mixed_text(name, source, material.lexicon, config.replacement_rate, random)
         if mixed is None:
             continue
@@ -209,3 +240,41 @@ def _mixed_text(
     assert lexicon is not None
     find = lexicon.words if name == "dictionary" else lexicon.phrases
     return mix(source.text, source.language, find(source.language, source.text), rate, random)
+
+
+def _with_pseudo_tokens(
+    source: _Source,
+    site: str,
+    room: int,
+    draw: Draw,
+    material: Material,
+    rate: float,
+    random: np.random.Generator,
+) -> _Side | None:
+    """Spans of the text are left to the model, which writes them in another language before the step.
+
+    It reads the whole text, and its placeholders stand at the places that tokens with the same numbers would have in
+    a translation beside it: what CAMLM has taught it to predict. The language is drawn as for back-translation. Of
+    a text that is longer than half of the longest document only the beginning has such places.
+    """
+    tokenizer, count = material.tokenizer, len(source.ids)
+    reach = min(count, material.maximum_tokens - count - 2 * SPECIALS)
+    target = target_language(source.number, material, random)
+    spans = choose_spans(reach, count, rate, random)
+    if target is None or count > room or not len(spans):
+        return None
+    kept = tokenizer.pieces(np.delete(source.ids, spans))
+    if not any(
+        character.isalpha() for piece in kept for character in piece
+    ):  # nothing is left of its language
+        return None
+    ids, languages = source.ids.copy(), np.full(count + SPECIALS, source.number)
+    ids[spans], languages[spans + 1] = tokenizer.mask_id, target
+    document = context_document(wrapped(ids, tokenizer), languages, teacher=source.teacher)
+    x = wrapped(source.ids, tokenizer)
+    places = FIRST_POSITION + len(x) + 1 + spans  # after the </s> that begins the other side of a pair
+    positions = np.arange(len(x)) + FIRST_POSITION
+    asking = asking_document(x, positions, source.number, places, target, tokenizer.mask_id, draw)
+    asking = replace(asking, draws=draw.random(f"{site}: decode").random(len(spans)))
+    how = Mixture("pseudo_tokens", len(spans), count, count, 2, False)
+    return _Side(replace(document, slots=spans + 1), how, asking)

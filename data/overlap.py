@@ -48,7 +48,7 @@ def token_overlap(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _tokens(document: Document) -> np.ndarray:
-    return document.token_ids[1:-1]
+    return np.delete(document.token_ids, [0, len(document.token_ids) - 1, *document.slots])
 
 
 def _counts(sides: Sequence[Sequence[np.ndarray]]) -> tuple[sparse.csr_array, sparse.csr_array]:

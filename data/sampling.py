@@ -119,7 +119,10 @@ def streams_of(
             for of, parts in pool.items()
             if parts
         ]
-        if isinstance(settings, BackTranslationConfig) and not pools["pairs"]:
+        writes = isinstance(settings, BackTranslationConfig) or (
+            isinstance(settings, MixedAlignmentConfig) and settings.generates
+        )
+        if writes and not pools["pairs"]:
             raise UserError(
                 f"task {name} writes in languages that have bilingual text, and there is no parallel corpus: add one,"
                 " or leave it out."

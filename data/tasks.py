@@ -78,7 +78,8 @@ class TasksConfig(Section):
     @property
     def generates(self) -> bool:
         """Whether the model writes pseudo tokens for some task."""
-        return self.btmlm is not None
+        mixed = self.mixed_alignment
+        return self.btmlm is not None or (mixed is not None and mixed.generates)
 
     def enabled(self) -> dict[str, TaskConfig]:
         """Name -> settings of the tasks that are on and have records of their own, in the order of the table."""

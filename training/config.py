@@ -170,10 +170,10 @@ class Recipe(DataConfig):
             problems.append(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}"
             )
-        if self.tasks.btmlm is not None and not self.model.language_embeddings:
+        if self.tasks.generates and not self.model.language_embeddings:
             problems.append(
-                "tasks.btmlm needs model.language_embeddings: true; nothing else tells the model in which language to"
-                " write"
+                "pseudo tokens (tasks.btmlm, tasks.mixed_alignment.generators.pseudo_tokens) need"
+                " model.language_embeddings: true; nothing else tells the model in which language to write"
             )
         if self.model.start_from is None and self.maximum_tokens > self.model.positions - 2:
             problems.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,17 @@ def test_common_tokens_are_counted_as_often_as_both_sides_have_them() -> None:
     pairs = [([5, 5, 6], [5, 5, 5, 7, 8]), ([5, 6], [7, 8]), ([9], [9])]
     common, _, _ = token_overlap([example(*pair, group=i) for i, pair in enumerate(pairs)])
     assert common.tolist() == pytest.approx([2 / 3, 0, 1])
+
+
+def test_pseudo_tokens_are_not_known_yet_and_count_nothing() -> None:
+    one = example([5, 6, 99], [5, 6, 99], 0)
+    documents = [replace(document, slots=np.array([3])) for document in one.documents]
+    common, _, _ = token_overlap([replace(one, documents=[documents[0], one.documents[1]])])
+    assert common.tolist() == [1.0]  # 5 and 6 of two
+    common, _, _ = token_overlap(
+        [replace(one, documents=[replace(documents[0], slots=np.arange(1, 4)), documents[1]])]
+    )
+    assert common.tolist() == [0.0]
 
 
 def test_the_bag_of_words_finds_what_shares_tokens_and_nothing_else() -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from data.lexicon import Lexicon
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
+from data.packing import pack
 from data.recipe import UserError, parse_recipe, read_recipe
-from data.sampling import streams_of
+from data.sampling import bilingual_shares, streams_of
 from data.shares import Shares
 from data.store import TokenStore
 from data.task import Draw, Material, TaskConfig, TextSegment
@@ -309,6 +310,7 @@ def test_a_language_without_word_list_is_mixed_where_translations_are(world):
         ({}, None, "needs word translations: name a file under 'lexicons'"),
         ({"generators": {"phrase": 1}}, [("de", "cat", "Katze")], "no lexicon holds a phrase: induce one"),
         ({"generators": {"sentence": 1}}, None, None),
+        ({"generators": {"pseudo_tokens": 1}}, None, None),
     ],
 )
 def test_a_generator_that_has_nothing_to_read_is_said_before_the_run(world, settings, entries, message):
@@ -320,6 +322,58 @@ def test_a_generator_that_has_nothing_to_read_is_said_before_the_run(world, sett
     else:
         with pytest.raises(UserError, match=message):
             streams_of(store, tasks, recipe.sampling, lexicon)
+
+
+@pytest.mark.parametrize("both", [0.0, 1.0])
+def test_spans_of_pseudo_tokens_are_written_in_one_other_language_at_the_places_of_a_translation(world, both):
+    recipe, store, material = world
+    material = material._replace(lexicon=None, bilingual=bilingual_shares(store, recipe.sampling))
+    config = MixedAlignmentConfig(generators={"pseudo_tokens": 1}, both_mixed=both, span_rate=0.5)
+    segment, mask = pair(store)[1], material.tokenizer.mask_id
+    count, sides, targets = len(segment.ids), set(), set()
+    for record in range(40):
+        made = make_mixed_alignment([segment], draw(record, room=200), material, config)
+        example = made.example
+        with_slots = [d for d in example.documents if len(d.slots)]
+        assert len(with_slots) == len(example.generation) == len(made.mixed) == (2 if both else 1)
+        for document, asking, how in zip(with_slots, example.generation, made.mixed, strict=True):
+            spans = document.slots - 1
+            assert how == ("pseudo_tokens", len(spans), count, count, 2, False)
+            assert len(spans) == round(count / 2) and (document.token_ids[document.slots] == mask).all()
+            restored = document.token_ids.copy()
+            restored[document.slots] = segment.ids[spans]
+            assert restored.tolist() == [0, *segment.ids, 2]
+            # The text as a whole, then placeholders at the places of those tokens on the other side of a pair.
+            assert asking.token_ids.tolist() == [0, *segment.ids, 2, *[mask] * len(spans)]
+            assert asking.position_ids[asking.context_length :].tolist() == (2 + count + 3 + spans).tolist()
+            target = int(asking.language[-1])
+            assert (document.language[document.slots] == target).all() and target != segment.language
+            assert set(np.delete(document.language, document.slots)) == {segment.language}
+            assert len(asking.draws) == len(asking.predicted) == len(spans)
+            targets.add(target)
+        sides.add(bool(len(example.documents[0].slots)))
+        arrays = pack([example], 512, material.tokenizer.pad_id)  # generation and slots belong together
+        assert len(arrays["slots"]) == sum(len(d.slots) for d in with_slots)
+        assert (arrays["slots"] < arrays["sentence_tokens"]).all()
+    assert sides == ({True} if both else {True, False}) and len(targets) > 3
+
+
+def test_no_span_stands_where_the_longest_document_has_no_place_for_it(world):
+    recipe, store, material = world
+    material = material._replace(bilingual=bilingual_shares(store, recipe.sampling))
+    config = MixedAlignmentConfig(generators={"pseudo_tokens": 1}, span_rate=0.9)
+    segment = pair(store)[1]
+    for count in (1, 2, 3, 20, 31, 45, 59, 60, 62):
+        ids = np.resize(segment.ids, count)
+        made = make_mixed_alignment(
+            [segment._replace(ids=ids, text=material.tokenizer.decode(ids))], draw(count), material, config
+        )
+        if count in (1, 60, 62):
+            assert made.example is None
+            continue
+        (asking,) = made.example.generation
+        assert asking.position_ids.max() < 2 + material.maximum_tokens
+        assert 1 <= made.mixed[0].replaced < count
 
 
 def test_covered_text_has_the_ids_that_were_kept(world):
