@@ -42,8 +42,10 @@ class DataParts(NamedTuple):
     taught: Taught
 
 
-def open_data(recipe: Recipe) -> DataParts:
+def open_data(recipe: Recipe, *, trains: bool = True) -> DataParts:
     """The prepared store with its tokenizer and lexicon, and the streams of the recipe's tasks.
+
+    Without ``trains``, what a teacher said is left where it is: a model is measured without it.
 
     Raises:
         UserError: there is no store, or it was prepared with other settings. Whether the files that it was made
@@ -64,7 +66,8 @@ def open_data(recipe: Recipe) -> DataParts:
     material = Material(tokenizer, lexicon, store.languages, recipe.maximum_tokens, bilingual)
     streams = streams_of(store, recipe.tasks, recipe.sampling, lexicon)
     shares = Shares(streams, recipe.tasks, recipe.sampling)
-    return DataParts(store, material, streams, shares, Taught.open(recipe.tasks, store))
+    taught = Taught.open(recipe.tasks, store) if trains else Taught()
+    return DataParts(store, material, streams, shares, taught)
 
 
 def planner_of(recipe: Recipe, data: DataParts) -> Planner:

@@ -75,7 +75,7 @@ def main() -> int:
             raise UserError(f"--out {arguments.out}: there is no folder {arguments.out.resolve().parent}.")
         environment.prepare()
         model, recipe = model_of(arguments.source, arguments.recipe)
-        data = open_data(recipe)
+        data = open_data(recipe, trains=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

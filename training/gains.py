@@ -93,7 +93,7 @@ def main() -> int:
             raise UserError(
                 f"{arguments.run}: the run has no evaluation after its training yet; let it finish."
             )
-        data = open_data(recipe)
+        data = open_data(recipe, trains=False)
         first = next(iter(recipe.evaluation.retrieval.values())).corpus
         nearest_ones = neighbours(arguments.export, data, first)
     except UserError as error:

@@ -100,6 +100,7 @@ class Trainer:
             fingerprints = {
                 "store": self.data.store.fingerprint,
                 "tokenizer": self.data.material.tokenizer.fingerprint,
+                **{f"teacher of {task}": found for task, found in self.data.taught.fingerprints.items()},
             }
             run_folder.describe(self.folder, recipe, raw, resolved, fingerprints)
         self._introduce(parameters, fresh, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,6 +245,19 @@ def test_a_real_encoder_gives_unit_vectors_and_a_prefix_changes_them(real_models
     )
     scores = Teacher(real_models / "encoder").score([texts[0]] * 2, texts[:2])
     assert scores == pytest.approx([1.0, vectors[0] @ vectors[1]], abs=1e-5)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CALQUE_TEST_MODEL"),
+    reason="set CALQUE_TEST_MODEL to the folder of a multilingual-e5 model to run this",
+)
+def test_a_pretrained_teacher_finds_the_translation() -> None:
+    teacher = Teacher(Path(os.environ["CALQUE_TEST_MODEL"]), prefix="query: ")
+    english = teacher.embed(["Where is the station?", "The bread is fresh.", "Delete this file?"])
+    others = teacher.embed(["Wo ist der Bahnhof?", "Le pain est frais.", "Удалить этот файл?"])
+    scores = english @ others.T
+    assert scores.argmax(1).tolist() == scores.argmax(0).tolist() == [0, 1, 2]
+    assert (scores.diagonal() > 0.8).all()
 
 
 def test_a_real_cross_encoder_gives_logits_and_a_classifier_is_refused(real_models: Path) -> None:

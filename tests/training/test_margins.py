@@ -79,6 +79,8 @@ def test_killed_and_started_again_scale_and_weights_are_bitwise_the_same(
     with pytest.raises(AssertionError, match="exit codes|failed"):
         train(margin_recipe, tmp_path / "killed", *settings, ranks=2, stage=3, probe=after_step(2, die))
     saved = run_state(checkpoints_in(tmp_path / "killed" / "small" / "checkpoints")[0])
+    described = json.loads((tmp_path / "killed" / "small" / "data.json").read_text())
+    assert described["teacher of in_batch_margin"] == saved["taught"]["in_batch_margin"]
     assert saved["step"] == 1 and saved["margins"]["adaptive_margin"][0] > 0
     train(margin_recipe, tmp_path / "killed", *settings, ranks=2, stage=3)
     runs = tmp_path / "killed" / "small", tmp_path / "whole" / "small"
