@@ -69,7 +69,12 @@ def test_negatives_are_the_nearest_of_other_rows_in_the_positives_language(
 ) -> None:
     triplets = mined(world, tmp_path / "t.jsonl", pairs="de", triplets=60)
     assert len(triplets) == 60
+    corpus = world.store.corpora["rows"]
+    segments = {(corpus.language(s), corpus.text(s)): s for s in range(corpus.segments)}
     for triplet in triplets[::5]:
+        anchor = segments[triplet["language"], triplet["anchor"]]
+        positive = segments[triplet["candidates_language"], triplet["positive"]]
+        assert corpus.segment_record[anchor] == corpus.segment_record[positive]
         assert "de" in (triplet["language"], triplet["candidates_language"])
         expected = plainly(world, triplet["anchor"], triplet["candidates_language"])
         assert len(triplet["negatives"]) == 4

@@ -253,8 +253,20 @@ def test_a_real_encoder_gives_unit_vectors_and_a_prefix_changes_them(real_models
 )
 def test_a_pretrained_teacher_finds_the_translation() -> None:
     teacher = Teacher(Path(os.environ["CALQUE_TEST_MODEL"]), prefix="query: ")
-    english = teacher.embed(["Where is the station?", "The bread is fresh.", "Delete this file?"])
-    others = teacher.embed(["Wo ist der Bahnhof?", "Le pain est frais.", "Удалить этот файл?"])
+    english = teacher.embed(
+        [
+            "The backup could not be restored because the file is damaged.",
+            "Enter the name of the new user.",
+            "The connection to the server was lost.",
+        ]
+    )
+    others = teacher.embed(
+        [
+            "Die Sicherung konnte nicht wiederhergestellt werden, weil die Datei beschädigt ist.",
+            "Saisissez le nom du nouvel utilisateur.",
+            "Соединение с сервером потеряно.",
+        ]
+    )
     scores = english @ others.T
     assert scores.argmax(1).tolist() == scores.argmax(0).tolist() == [0, 1, 2]
     assert (scores.diagonal() > 0.8).all()
