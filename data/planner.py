@@ -173,6 +173,10 @@ class Planner:
         """What is decided for ``step``, by name."""
         return {name: value for after, name, value in self._decisions if after + 1 + LAG <= step}
 
+    def decided(self) -> dict[str, float]:
+        """The last decision of each name, whether it is in force yet or not."""
+        return {name: value for _, name, value in self._decisions}
+
     def mix(self, step: int) -> Mix:
         """What holds for a step: the next one, or one that was planned and not fed back."""
         return self._mix(self._before.get(step, self._state))

@@ -9,7 +9,7 @@ else to the other side, else to whatever can still be read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,26 @@ from data.stages import Sampling, SamplingConfig
 from data.tasks import TASKS, TasksConfig
 
 Decisions = Mapping[str, float]
+
+
+_WHILE_SHUT = {"btmlm": "mmlm"}  # a task whose gate is shut -> the task that has its budget meanwhile
+
+
+class Gate(Protocol):
+    """What opens a task: the held-out accuracy of CAMLM, tokens planned, or whichever comes first."""
+
+    camlm_accuracy: float | None
+    tokens: int | None
+
+
+def gates_of(tasks: TasksConfig) -> dict[str, Gate]:
+    """The gates of the tasks that are on; one that asks for nothing is open."""
+    found = {name: getattr(settings, "gate", None) for name, settings in tasks.enabled().items()}
+    return {
+        name: gate
+        for name, gate in found.items()
+        if gate is not None and (gate.camlm_accuracy is not None or gate.tokens is not None)
+    }
 
 
 class Mix(NamedTuple):
@@ -33,7 +53,10 @@ class Mix(NamedTuple):
 
 
 class Shares:
-    """Shares of S streams. Decisions that it knows: ``moved/A/B``, the part of task A's budget that task B gets."""
+    """Shares of S streams.
+
+    Decisions that it knows: ``moved/A/B``, the part of task A's budget that task B gets; ``gate/A``: task A is open.
+    """
 
     def __init__(self, streams: Sequence[Stream], tasks: TasksConfig, sampling: SamplingConfig) -> None:
         """Check that every stage has something to read.
@@ -44,6 +67,7 @@ class Shares:
         """
         self._sampling = sampling
         self._weights = {name: settings.weight for name, settings in tasks.enabled().items()}
+        self._gates = gates_of(tasks)
         self._members = {
             name: np.array([i for i, stream in enumerate(streams) if stream.task.name == name])
             for name in self._weights
@@ -60,14 +84,25 @@ class Shares:
         """The mix when ``tokens`` are planned; ``exhausted`` (S,) says which streams have nothing left."""
         now = self._sampling.at(tokens)
         temperatures = now.language_temperature, now.pair_temperature
-        asked = now.stage, temperatures, exhausted.tobytes(), tuple(sorted(decisions.items()))
+        shut = self._shut(tokens, decisions)
+        asked = now.stage, temperatures, exhausted.tobytes(), shut, tuple(sorted(decisions.items()))
         if self._last[0] != asked:
-            self._last = asked, self._shares(now, ~exhausted, decisions)
+            self._last = asked, self._shares(now, ~exhausted, shut, decisions)
         return Mix(now.stage, *temperatures, self._last[1])
 
-    def _shares(self, now: Sampling, open_: np.ndarray, decisions: Decisions) -> np.ndarray:
+    def _shut(self, tokens: int, decisions: Decisions) -> tuple[str, ...]:
+        return tuple(
+            name
+            for name, gate in self._gates.items()
+            if f"gate/{name}" not in decisions and (gate.tokens is None or tokens < gate.tokens)
+        )
+
+    def _shares(
+        self, now: Sampling, open_: np.ndarray, shut: Sequence[str], decisions: Decisions
+    ) -> np.ndarray:
         shares = np.zeros(len(open_))
-        for name, part in self._parts(now, open_, decisions).items():
+        anything = {name: w for name, w in self._weights.items() if open_[self._members[name]].any()}
+        for name, part in (self._parts(now, open_, shut, decisions) or anything).items():
             members = self._members[name][open_[self._members[name]]]
             paired = TASKS[name].reads in ("pairs", "triplets")
             due = self._tokens[members] ** (now.pair_temperature if paired else now.language_temperature)
@@ -79,22 +114,28 @@ class Shares:
                 )
         return shares / shares.sum() if shares.sum() > 0 else shares
 
-    def _parts(self, now: Sampling, open_: np.ndarray, decisions: Decisions) -> dict[str, float]:
+    def _parts(
+        self, now: Sampling, open_: np.ndarray, shut: Sequence[str], decisions: Decisions
+    ) -> dict[str, float]:
         """The part of each task that has something to read, not yet divided by their sum."""
         weights = {
             name: now.weights.get(name, weight)
             for name, weight in self._weights.items()
             if open_[self._members[name]].any()
         }
+        for name in shut:
+            weight = weights.pop(name, 0.0)
+            if _WHILE_SHUT[name] in weights:
+                weights[_WHILE_SHUT[name]] += weight
         parts: dict[str, float] = {}
         for side, budget in now.budgets.model_dump().items():
             names = [name for name in weights if TASKS[name].side == side]
             total = sum(weights[name] for name in names)
             parts |= {name: budget * weights[name] / total for name in names if total > 0}
-        if not sum(parts.values()) > 0 and not open_.all():
-            parts = {name: self._weights[name] for name in weights}
         before = dict(parts)
         for name, value in decisions.items():
+            if not name.startswith("moved/"):
+                continue
             _, giver, taker = name.split("/")
             if giver in parts and taker in parts:
                 parts[giver] -= value * before[giver]
@@ -115,7 +156,7 @@ class Shares:
     def _check(self, begin: int) -> None:
         now = self._sampling.at(begin)
         where = f"sampling.stages.{now.stage}" if self._sampling.stages else "sampling"
-        if not self._parts(now, np.ones(len(self._tokens), bool), {}):
+        if not self._parts(now, np.ones(len(self._tokens), bool), (), {}):
             raise UserError(f"the budgets leave nothing for the tasks that are on: see '{where}.budgets'.")
         known = self._of(self._languages)
         if isinstance(now.floor, Mapping):

@@ -9,9 +9,11 @@ from pydantic import Field, ValidationError, model_validator
 from data.adaptive_margin import MarginConfig
 from data.config import DataConfig, Name, Text
 from data.recipe import Section
-from data.sampling import SamplingConfig
+from data.shares import gates_of
+from data.stages import SamplingConfig
 from data.tasks import TasksConfig
 from model.config import EncoderConfig
+from training.convergence import MEASURED, ConvergenceConfig
 
 
 class BatchConfig(Section):
@@ -145,6 +147,7 @@ class Recipe(DataConfig):
     model: ModelConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    convergence: ConvergenceConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
@@ -192,9 +195,52 @@ class Recipe(DataConfig):
                     problems.append(
                         f"{where} needs parallel corpora; {corpus!r} is {self.corpora[corpus].kind}"
                     )
+        problems += self._misnamed_in_sampling() + self._misjudged()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _misnamed_in_sampling(self) -> list[str]:
+        """Tasks and corpora that the sampling section names and that are not there."""
+        tasks = list(self.tasks.enabled())
+        problems = [
+            f"sampling.stages.{number}.weights names {name!r}; tasks that are on: {', '.join(tasks)}"
+            for number, stage in enumerate(self.sampling.stages)
+            for name in stage.weights
+            if name not in tasks
+        ]
+        trained = [name for name, corpus in self.corpora.items() if not corpus.held_out]
+        caps = self.sampling.maximum_epochs
+        for name in caps if isinstance(caps, dict) else ():
+            if name not in trained:
+                problems.append(
+                    f"sampling.maximum_epochs names {name!r}; corpora that are trained on: {', '.join(trained)}"
+                )
+        return problems
+
+    def _misjudged(self) -> list[str]:
+        """What the rule of convergence and the gates look at, and is not measured."""
+        problems = []
+        tasks = self.tasks.enabled()
+        measured = self.evaluation.every > 0 and bool(self.evaluation.masked)
+        if self.convergence is not None:
+            if not measured:
+                problems.append(
+                    "convergence is judged on held-out text: give evaluation.every (how often, in steps) and"
+                    " evaluation.masked (which corpora)"
+                )
+            for side in ("bilingual", "monolingual"):
+                named = getattr(self.convergence, side)
+                choice = [named] if named else [task for task in MEASURED if MEASURED[task] == side]
+                if not any(task in tasks for task in choice):
+                    problems.append(f"convergence needs the {side} task {' or '.join(choice)} under 'tasks'")
+        for name, gate in gates_of(self.tasks).items():
+            if gate.tokens is None and (not measured or "camlm" not in tasks):
+                problems.append(
+                    f"tasks.{name}.gate waits for CAMLM's held-out accuracy: that needs the task camlm,"
+                    " evaluation.every and evaluation.masked; or give the gate tokens"
+                )
+        return problems
 
 
 def settings_of_a_run(recipe: Recipe) -> dict[str, Any]:
@@ -212,5 +258,13 @@ def settings_of_a_run(recipe: Recipe) -> dict[str, Any]:
     for name in ("dropout", "activation_checkpointing", "initializer_std", "temperature"):
         values["model"].pop(name)  # do not touch the weights that are there
     del values["batch"]["microbatch_tokens"]
-    names = ("seed", "tasks", "sampling", "maximum_tokens", "batch", "model", "precision")
+    names = ["seed", "tasks", "sampling", "maximum_tokens", "batch", "model", "precision"]
+    if recipe.convergence is not None:
+        names.append("convergence")
+        values["convergence"].pop("stop")  # one that was complete may go on
+    if recipe.convergence is not None or gates_of(recipe.tasks):  # evaluations decide about budgets
+        names.append("evaluation")
+        values["evaluation"] = {
+            name: values["evaluation"][name] for name in ("every", "masked", "maximum_rows", "seed")
+        }
     return {name: values[name] for name in names}

@@ -40,16 +40,50 @@ class Progress:
                 self._of_language.setdefault((stream.task.name, language), []).append(i)
         self._spent = np.zeros(len(streams), dtype=np.int64)
         self._due = np.zeros(len(streams), dtype=np.int64)  # millionths of tokens, by the shares of each step
+        self.stage: int | None = None  # of the sampling
+        self._before_stage = np.zeros((2, len(streams)), dtype=np.int64)  # spent and due
         self._recent: list[tuple[float, int]] = []  # seconds and tokens of the last steps
 
     def state(self) -> dict[str, Any]:
         """Plain integers."""
-        return {"spent": self._spent.tolist(), "due": self._due.tolist()}
+        before = self._before_stage.tolist()
+        return {
+            "spent": self._spent.tolist(),
+            "due": self._due.tolist(),
+            "stage": self.stage,
+            "before_stage": before,
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state()``."""
         self._spent = np.array(state["spent"], dtype=np.int64)
         self._due = np.array(state["due"], dtype=np.int64)
+        self.stage = state["stage"]
+        self._before_stage = np.array(state["before_stage"], dtype=np.int64)
+
+    @property
+    def tokens(self) -> int:
+        """What the run has spent."""
+        return int(self._spent.sum())
+
+    def begin_stage(self, stage: int) -> None:
+        """Count for ``stage`` from here on, if that is not so already."""
+        if self.stage != stage:
+            self.stage, self._before_stage = stage, np.stack([self._spent, self._due])
+
+    def of_stage(self) -> dict[str, tuple[float, float]]:
+        """task -> (share, due share) of the tokens of the stage so far."""
+        spent, due = np.stack([self._spent, self._due]) - self._before_stage
+        return {task: _shares(spent, due, members, spent.sum()) for task, members in self._of_task.items()}
+
+    def of_languages(self) -> dict[str, tuple[float, float]]:
+        """task/language -> (share, due share) of the task's tokens; a pair counts for both of its languages."""
+        return {
+            f"{task}/{language}": _shares(
+                self._spent, self._due, np.array(members), self._spent[self._of_task[task]].sum()
+            )
+            for (task, language), members in self._of_language.items()
+        }
 
     def scalars(
         self,
@@ -156,6 +190,12 @@ class Progress:
                 rate = of_language[Tally.REPLACED] / of_language[Tally.TRANSLATABLE]
                 scalars[f"mixed/realised_rate/{language}"] = rate
         return scalars
+
+
+def _shares(spent: np.ndarray, due: np.ndarray, members: np.ndarray, total: int) -> tuple[float, float]:
+    """What ``members`` spent and were due, as parts of ``total`` tokens."""
+    whole = max(1, int(total))
+    return int(spent[members].sum()) / whole, int(due[members].sum()) / (1_000_000 * whole)
 
 
 def _mean(sums: np.ndarray, terms: np.ndarray, members: np.ndarray) -> float:

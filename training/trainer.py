@@ -29,10 +29,11 @@ from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
 from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.config import Recipe, settings_of_a_run
+from training.decisions import Decisions
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
 from training.margins import Margins
-from training.metrics import Telemetry, read_evaluations
+from training.metrics import Telemetry, read_evaluations, read_events
 from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
 from training.schedule import learning_rate
@@ -74,6 +75,7 @@ class Trainer:
         self.progress = Progress(self.data.streams, recipe, self.data.store.languages)
         self.margins = Margins(recipe.tasks)
         self.done = 0
+        self._saved = 0  # the step of the newest checkpoint
         if found is not None:
             self._resume(*found)
         self.batches = BatchStream(
@@ -96,6 +98,9 @@ class Trainer:
             writes=self.world.first,
             tensorboard=recipe.log.tensorboard,
         )
+        self.decisions = Decisions(recipe, self.data.streams, self.planner, self.telemetry)
+        if found is not None:
+            self.decisions.restore(found[1]["decisions"])
         if self.world.first:
             fingerprints = {
                 "store": self.data.store.fingerprint,
@@ -113,15 +118,21 @@ class Trainer:
             signal.signal(number, self._ask_to_stop)
         aligned = any(stream.task.loss == "alignment" for stream in self.data.streams)
         self._dry_batch(aligned)
-        finished = self.done >= self.recipe.steps
-        if (self.done == 0 and self.recipe.evaluation.before) or (
-            finished and self.done not in self._by_first(lambda: read_evaluations(self.folder))
-        ):
+        if self.done == 0 and self.recipe.evaluation.before:
             self._evaluate()
+        elif self.done >= self.recipe.steps or (self.done > 0 and self.decisions.waits_for(self.done)):
+            self._make_up_evaluation()
         skipped = 0
+        complete: str | None = None
         for step in range(self.done + 1, self.recipe.steps + 1):
+            complete = self._converged()
+            if complete:
+                break
             started = time.perf_counter()
             microbatches = self.batches.next()
+            if self.planner.exhausted(step):
+                complete = "every corpus is read as often as sampling.maximum_epochs allows"
+                break
             waited = time.perf_counter() - started
             tally, (stop, save) = sum_tallies(
                 microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")]
@@ -134,6 +145,9 @@ class Trainer:
             mix = self.planner.mix(step)
             self.planner.feedback(step, tally[:, Tally.TOKENS])
             self.done = step
+            if self.progress.stage not in (None, mix.stage):
+                self._say_stage_ended()
+            self.progress.begin_stage(mix.stage)
             self.telemetry.step(
                 self.progress.scalars(
                     step, tally, losses, outcome, rate, mix,
@@ -161,6 +175,9 @@ class Trainer:
             if stop:
                 self._say_stopped(step)
                 break
+        complete = complete or self._converged()
+        if complete:
+            self._say_complete(complete)
         self.batches.close()
         self.telemetry.close()
 
@@ -230,7 +247,7 @@ class Trainer:
         self.planner.restore(state["planner"])
         self.progress.restore(state["progress"])
         self.margins.restore(state.get("margins", {}))
-        self.done = int(state["step"])
+        self.done = self._saved = int(state["step"])
 
     def _save(self, step: int) -> None:
         state = {
@@ -242,7 +259,9 @@ class Trainer:
             "progress": self.progress.state(),
             "margins": self.margins.state(),
             "taught": self.data.taught.fingerprints,
+            "decisions": self.decisions.state(),
         }
+        self._saved = step
         started = time.perf_counter()
         path = checkpoint.save(self.engine, self.checkpoints, step, state, self.recipe.checkpoint.keep)
         if self.world.first:
@@ -261,8 +280,10 @@ class Trainer:
 
     def _dry_batch(self, aligned: bool) -> None:
         """The whole first step but for its update, before anything is spent on training; it leaves no trace."""
-        plan = planner_of(self.recipe, self.data).plan()
-        absent = sorted({s.task.name for i, s in enumerate(self.data.streams)} -
+        planner = planner_of(self.recipe, self.data)
+        plan = planner.plan()
+        shares = planner.mix(1).shares  # a task whose gate is shut or whose stage is to come has none yet
+        absent = sorted({s.task.name for i, s in enumerate(self.data.streams) if shares[i] > 0} -
                         {self.data.streams[i].task.name for i in np.unique(plan.records[:, 0])})  # fmt: skip
         if absent:
             raise UserError(
@@ -299,12 +320,30 @@ class Trainer:
         scores = self.evaluator(self._forward)
         self.engine.train()
         self.telemetry.evaluation(self.done, scores)
+        if self.done:
+            self.telemetry.event("shares", step=self.done, shares=self.progress.of_languages())
         means = [f"{name.removesuffix('/mean').split('/')[-1]} {100 * value:.1f} %"
                  for name, value in scores.items() if name.endswith("/mean")]  # fmt: skip
         means += [f"{task} {100 * scores[f'masked/{task}/accuracy']:.1f} %"
                   for task in ("mmlm", "camlm", "camlm_control") if f"masked/{task}/accuracy" in scores]  # fmt: skip
         seconds = time.perf_counter() - started
         self.telemetry.say(f"  retrieval and masked accuracy: {', '.join(means)} ({seconds:.0f} s)")
+        self.decisions.take(self.done, self.progress.tokens, scores)
+
+    def _make_up_evaluation(self) -> None:
+        """The evaluation after the checkpoint's step: what it found, if it is written down, else itself.
+
+        A step is saved before it is evaluated, so a checkpoint does not know what its evaluation decided.
+        """
+        scores = self._by_first(lambda: read_evaluations(self.folder)).get(self.done)
+        if scores is None:
+            self._evaluate()
+        else:
+            self.decisions.take(self.done, self.progress.tokens, scores)
+
+    def _converged(self) -> str | None:
+        since = self.decisions.complete_since
+        return None if since is None else f"both tasks had converged on held-out text after step {since}"
 
     def _forward(self, batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:
         return self.engine(batch.to(self.world.device), sentence_vectors_only=sentence_vectors_only)
@@ -334,6 +373,31 @@ class Trainer:
             self._asked("STOP", done=True)
         self.telemetry.event("stop", step=step, reason=why)
         self.telemetry.say(f"stopped after step {step} ({why}); the same command goes on from there")
+
+    def _say_stage_ended(self) -> None:
+        number, shares = (self.progress.stage or 0) + 1, self.progress.of_stage()
+        self.telemetry.event("stage", step=self.done - 1, ended=number, shares=shares)
+        said = [f"{task} {share:.1%} (due {due:.1%})" for task, (share, due) in shares.items()]
+        self.telemetry.say(f"stage {number} of the sampling has ended: {', '.join(said)}")
+
+    def _say_complete(self, reason: str) -> None:
+        """The run is over before its last step: saved, measured, and said again by every later start."""
+        if self.done == 0:
+            raise UserError("the corpora hold less than half a step: make batch.step_tokens smaller.")
+        if self._saved != self.done:
+            self._save(self.done)
+        if self.done not in self._by_first(lambda: read_evaluations(self.folder)):
+            self._evaluate()
+        if not any(
+            event["event"] == "complete" for event in self._by_first(lambda: read_events(self.folder))
+        ):
+            self.telemetry.event("complete", step=self.done, reason=reason)
+        on = (
+            "--set convergence.stop=false"
+            if self.decisions.complete_since is not None
+            else "another run from its export (model.start_from), with higher caps or more text"
+        )
+        self.telemetry.say(f"complete after step {self.done}: {reason}; to go on: {on}")
 
     def _memory_gib(self) -> float:
         if self.world.device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -101,11 +102,9 @@ def test_shares_are_of_all_tokens_so_far_also_after_a_resume(progress: Progress,
     found = scalars(progress, 2, tokens=[1000, 0, 0, 0, 0])
     assert found["share/mmlm"] == 1300 / 2000 and found["tokens"] == 2000
     state = progress.state()
-    assert state == {
-        "spent": [1100, 200, 300, 200, 200],
-        "due": [n * 10**6 for n in (200, 400, 600, 400, 400)],
-    }
-    progress.restore({"spent": [0, 0, 0, 0, 1000], "due": [10**9, 0, 0, 0, 0]})
+    assert state["spent"] == [1100, 200, 300, 200, 200]
+    assert state["due"] == [n * 10**6 for n in (200, 400, 600, 400, 400)]
+    progress.restore({**state, "spent": [0, 0, 0, 0, 1000], "due": [10**9, 0, 0, 0, 0]})
     assert scalars(progress, 3)["share/mixed_alignment"] == 1200 / 2000
 
 
@@ -151,3 +150,24 @@ def test_the_margin_on_pairs_has_losses_of_its_own_by_language_and_a_part_in_the
     assert found["loss/in_batch_margin/en-GB"] == pytest.approx(6 / 3)
     assert found["loss"] == pytest.approx(without["loss"] + 0.5 * 9 / 8)
     assert "loss/in_batch_margin" not in without
+
+
+def test_a_stage_is_counted_for_itself_also_after_a_resume(progress: Progress) -> None:
+    progress.begin_stage(0)
+    scalars(progress, tokens=[1000, 0, 0, 0, 0])
+    progress.begin_stage(0)
+    assert progress.of_stage()["mmlm"] == pytest.approx((1.0, 0.3))
+    progress.begin_stage(1)
+    scalars(progress, 2)
+    progress.restore(json.loads(json.dumps(progress.state())))
+    progress.begin_stage(1)
+    assert progress.of_stage()["mmlm"] == pytest.approx((0.3, 0.3)) and progress.stage == 1
+    assert progress.tokens == 2000
+
+
+def test_languages_have_their_part_of_a_task_and_pairs_count_for_both(progress: Progress) -> None:
+    scalars(progress, tokens=[150, 150, 300, 100, 300])
+    found = progress.of_languages()
+    assert found["mmlm/de"] == pytest.approx((1 / 2, 1 / 3))
+    assert found["translation_alignment/de"] == pytest.approx((1, 5 / 4))
+    assert found["translation_alignment/fr"] == pytest.approx((1 / 4, 1 / 2))
