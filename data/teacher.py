@@ -70,9 +70,10 @@ def is_cross_encoder(folder: Path) -> bool:
 
 
 def teacher_fingerprint(folder: Path, prefix: str) -> str:
-    """SHA-256 of the folder's files, their names, and the prefix."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    contents = {str(file.relative_to(folder)): sha256_of(file) for file in files}
+    """SHA-256 of the folder's files, their names, and the prefix; caches and hidden files do not count."""
+    names = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    kept = [name for name in names if not any(part.startswith((".", "__pycache__")) for part in name.parts)]
+    contents = {str(name): sha256_of(folder / name) for name in kept}
     return digest_of_values({"files": contents, "prefix": prefix})
 
 
@@ -88,7 +89,7 @@ def _opened(folder: Path, cross_encoder: bool, trust_code: bool) -> Any:
         if not cross_encoder:
             return sentence_transformers.SentenceTransformer(str(folder), **settings)
         model = sentence_transformers.CrossEncoder(str(folder), **settings)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except Exception as error:  # whatever a folder that is no sound model makes the library say
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "trust_remote_code=True" in str(error):
             said += " Read it, then allow it with --trust-code."

@@ -69,7 +69,8 @@ def pair_margin(
     """Return the margin loss of ``pairs`` in the pool of all ``ranks``; every rank must call.
 
     ``vectors`` (documents, E) are compared as ``teacher_vectors`` (documents, Et) are, which get no gradient. A
-    pair with a document that the teacher has not seen (a row of zeros) has no part in it.
+    pair with a document that the teacher has not seen (a row of zeros) has no part in it. The first text of a pair is
+    the anchor; the tasks draw the order, so that over the steps both directions are learned.
     """
     seen = teacher_vectors.any(1)[pairs.documents].all(1)
     documents, groups, stream = (column[seen] for column in pairs)

@@ -70,17 +70,11 @@ class GapSums(NamedTuple):
 
 def gap_sums(student: Tensor, teacher: Tensor, missing: Tensor, counts: Tensor) -> Tensor:
     """The six numbers of GapSums (6,) for gaps of one shape, over the terms that ``counts`` (bool) names."""
-    student, teacher = student.double() * counts, teacher.double() * counts
-    return torch.stack(
-        [
-            counts.sum().double(),
-            ((missing > 0) & counts).sum().double(),
-            student.sum(),
-            student.square().sum(),
-            teacher.sum(),
-            teacher.square().sum(),
-        ]
-    )
+    student, teacher = student * counts, teacher * counts
+    # Rows in the width of the gaps, and only their sums in float64: a tile is not copied for a statistic.
+    rows = [part.sum(1) for gaps in (student, teacher) for part in (gaps, gaps.square())]
+    whole = [((missing > 0) & counts).sum().double(), *(row.double().sum() for row in rows)]
+    return torch.stack([counts.sum().double(), *whole])
 
 
 class MarginLoss(NamedTuple):

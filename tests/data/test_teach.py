@@ -162,6 +162,8 @@ def test_a_changed_store_another_teacher_and_damage_are_said(world: World, small
         Teaching.open(world.folder, world.store)
     Teaching.open(world.folder, world.store, known=True)
     config.write_text(sound)
+    (world.model / ".lock").touch()
+    Teaching.open(world.folder, world.store)
     vectors = world.folder / "rows.vectors.npy"
     vectors.write_bytes(vectors.read_bytes()[:-1])
     with pytest.raises(UserError, match="rows.vectors.npy: is missing or not of the size"):
@@ -287,5 +289,11 @@ def test_a_real_cross_encoder_gives_logits_and_a_classifier_is_refused(real_mode
         )
         expected = model(**encoded).logits[:, 0].numpy()
     assert scores == pytest.approx(expected, abs=1e-5)
+    broken = real_models / "encoder" / "model.safetensors"
+    sound = broken.read_bytes()
+    broken.write_bytes(sound[:1000])
+    with pytest.raises(UserError, match="encoder: can not be opened: "):
+        Teacher(real_models / "encoder")
+    broken.write_bytes(sound)
     with pytest.raises(UserError, match="a classifier of 3 classes gives no score"):
         Teacher(real_models / "classes")
