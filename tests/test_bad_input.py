@@ -73,6 +73,14 @@ EARLY: dict[str, Case] = {
         lambda r, f: ["--recipe", str(r), "--set", "batch.row_tokens=64"],
         ["batch.row_tokens 64 must hold 2 documents of maximum_tokens 64: at least 128"],
     ),
+    "back-translation that is not told its language": (
+        lambda r, f: ["--recipe", str(r), "--set", "tasks.btmlm={}"],
+        ["tasks.btmlm needs model.language_embeddings: true"],
+    ),
+    "a temperature without a draw": (
+        lambda r, f: ["--recipe", str(r), "--set", "tasks.btmlm={decode: {temperature: 0.5}}"],
+        ["tasks.btmlm.decode", "set top_k to 2 or more"],
+    ),
     "microbatch that does not divide": (
         lambda r, f: ["--recipe", str(r), "--set", "batch.microbatch_tokens=1536"],
         ["step_tokens 4096 is not a multiple of microbatch_tokens 1536"],

@@ -15,10 +15,11 @@ import torch
 from data.batch import PackedBatch
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.store import TokenStore
+from model.generation import Decoding
 from model.huggingface import ModelError, load_weights, read_config
 from model.pretraining import PretrainingModel, PretrainingOutput
 from training import environment
-from training.build import open_data
+from training.build import open_data, pseudo_tokens_of
 from training.config import Recipe
 
 
@@ -79,16 +80,29 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from training.checkpoint import find
     from training.evaluation import Evaluator
+    from training.pseudo_evaluation import Frozen
     from training.tables import print_figures
 
-    evaluator = Evaluator(data.store, data.material, recipe.evaluation, recipe.batch.microbatch_tokens)
+    # An exported model has no vectors of languages, and can not be told in which one to write.
+    writes = model.config.languages == len(data.store.languages)
+    evaluator = Evaluator(
+        data.store, data.material, recipe.evaluation, recipe.batch.microbatch_tokens,
+        recipe.tasks.btmlm if writes else None, pseudo_tokens_of(recipe, data, "cpu") if writes else None,
+    )  # fmt: skip
+    if evaluator.pseudo is not None:
+        run = find(arguments.source).parent.parent
+        evaluator.pseudo.frozen = Frozen.read(run, evaluator.pseudo.fingerprint, sys.maxsize)
 
     def forward(batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:
         return model(batch, sentence_vectors_only=sentence_vectors_only)
 
+    def generate(generation: PackedBatch, decoding: Decoding) -> torch.Tensor:
+        return model(generation, decoding=decoding)
+
     with torch.no_grad():
-        figures = {"model": evaluator(forward)}
+        figures = {"model": evaluator(forward, generate)}
     if arguments.floors is not None:
         from training.floor_figures import floor_figures
 

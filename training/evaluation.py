@@ -1,4 +1,4 @@
-"""What the model is worth on held-out text: bitext retrieval, masked accuracy, CAMLM against its control.
+"""What the model is worth on held-out text: bitext retrieval, masked accuracy, CAMLM against its control, BTMLM.
 
 The only door of accelerate, whose tools split the work over the ranks and gather what they found. Used in the
 loop, where ``forward`` is the engine, and by ``training.evaluate`` on an exported or saved model.
@@ -7,20 +7,25 @@ loop, where ``forward`` is the engine, and by ``training.evaluate`` on an export
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from data.back_translation import BackTranslationConfig, make_btmlm
 from data.batch import PackedBatch
 from data.packing import FIRST_POSITION, Document, Example, pack
 from data.store import Corpus, TokenStore
 from data.task import SPECIALS, Draw, Material, TextSegment
 from data.tasks import CrossAttentionMaskedConfig, MaskedConfig, make_camlm, make_mmlm
 from model.pretraining import PretrainingOutput
+from objectives.back_translation import Generate, PseudoTokens
 from training.config import EvaluationConfig
+from training.masked_scores import MaskedSet, scores_of, sums_of
+from training.pseudo_evaluation import PseudoEvaluation
 from training.retrieval import LanguageRows, bitext_retrieval, joined, text_keys
 
 Forward = Callable[[PackedBatch, bool], PretrainingOutput]  # (batch, sentence_vectors_only)
@@ -28,30 +33,44 @@ PIVOT = "en"
 _NOTHING = np.empty(0, dtype=np.int64)
 
 
-class MaskedSet(NamedTuple):
-    """Microbatches with fixed masks, and the names of their streams."""
-
-    batches: list[PackedBatch]
-    names: list[str]  # "mmlm/de", "camlm/de-en", "camlm_control/de-en"
-
-
 class Evaluator:
     """Holds the evaluation sets of a recipe, so that every evaluation of a run reads the same."""
 
     def __init__(
-        self, store: TokenStore, material: Material, config: EvaluationConfig, microbatch_tokens: int
+        self,
+        store: TokenStore,
+        material: Material,
+        config: EvaluationConfig,
+        microbatch_tokens: int,
+        back_translation: BackTranslationConfig | None = None,
+        pseudo: PseudoTokens | None = None,
     ) -> None:
-        """Build the fixed masks; texts for retrieval are packed when they are needed."""
+        """Build the fixed masks; texts for retrieval are packed when they are needed.
+
+        ``back_translation`` and ``pseudo`` are given together, where BTMLM is measured too.
+        """
         self._store = store
         self._material = material
         self._config = config
         self._tokens = microbatch_tokens
-        self._masked = self._masked_set()
+        self._masked = self._masked_set(self._masked_examples)
+        self.pseudo: PseudoEvaluation | None = None
+        if back_translation is not None and pseudo is not None and config.masked:
+            held_out = self._masked_set(partial(self._back_translated, back_translation))
+            self.pseudo = PseudoEvaluation(held_out, pseudo, store.languages)
 
-    def __call__(self, forward: Forward) -> dict[str, float]:
-        """All figures, the same on every rank, by name: ``retrieval/test/mean``, ``masked/mmlm/accuracy`` ..."""
+    def __call__(
+        self, forward: Forward, generate: Generate | None = None, freeze_at: int | None = None
+    ) -> dict[str, float]:
+        """All figures, the same on every rank, by name: ``retrieval/test/mean``, ``masked/mmlm/accuracy`` ...
+
+        BTMLM is measured if the model can ``generate``; ``freeze_at`` is explained with PseudoEvaluation.
+        """
         with torch.no_grad():
-            return {**self._retrieval(forward), **self._masked_scores(forward)}
+            scores = {**self._retrieval(forward), **self._masked_scores(forward)}
+            if self.pseudo is not None and generate is not None:
+                scores |= self.pseudo(forward, generate, _split, gather_object, freeze_at)
+            return scores
 
     def _retrieval(self, forward: Forward) -> dict[str, float]:
         vectors = {
@@ -76,7 +95,9 @@ class Evaluator:
         """A batch of texts to embed; each stands in a pair with itself, which makes it a compared document."""
         return sentence_batch([corpus.ids(int(segment)) for segment in segments], self._material)
 
-    def _masked_set(self) -> MaskedSet:
+    def _masked_set(
+        self, examples_of: Callable[[Sequence[TextSegment], int, dict[str, int]], Iterator[Example]]
+    ) -> MaskedSet:
         names: dict[str, int] = {}
         examples: list[Example] = []
         for corpus_name in self._config.masked:
@@ -86,7 +107,7 @@ class Evaluator:
                     TextSegment(int(corpus.segment_language[s]), corpus.ids(s), "", 0)
                     for s in range(corpus.record_starts[record], corpus.record_starts[record + 1])
                 ]
-                examples += self._masked_examples(row, record, names)
+                examples += examples_of(row, record, names)
         batches = []
         sizes = np.array([example.tokens for example in examples], dtype=np.int64)
         for group in _fill(np.arange(len(examples)), sizes, self._tokens):
@@ -113,6 +134,17 @@ class Evaluator:
             specials = (self._material.tokenizer.bos_id, self._material.tokenizer.eos_id)
             yield Example(stream, [without_context(document, specials) for document in both.documents])
 
+    def _back_translated(
+        self,
+        config: BackTranslationConfig,
+        row: Sequence[TextSegment],
+        record: int,
+        names: dict[str, int],
+    ) -> Iterator[Example]:
+        for segment in row:
+            name = f"btmlm/{self._material.languages[segment.language]}"
+            yield self._made(make_btmlm, config, name, [segment], record, names)
+
     def _made(
         self,
         make: Callable,
@@ -135,26 +167,8 @@ class Evaluator:
         # Each batch is counted once although the split repeats some of them to give every rank as many.
         found = []
         for number, batch in _split(list(enumerate(batches))):
-            output = forward(batch, False)
-            sums = np.zeros((len(names), 3))
-            stream = batch.prediction_stream.numpy()
-            for column, values in enumerate((output.prediction_losses, output.predictions_correct)):
-                np.add.at(sums[:, column], stream, values.double().cpu().numpy())
-            np.add.at(sums[:, 2], stream, 1.0)
-            found.append((number, sums))
-        total = np.sum(list(dict(gather_object(found)).values()), axis=0)
-        scores: dict[str, float] = {}
-        for task in ("mmlm", "camlm", "camlm_control"):
-            members = [i for i, name in enumerate(names) if name.startswith(task + "/")]
-            if not members:
-                continue
-            loss, correct, count = total[members].sum(axis=0)
-            scores[f"masked/{task}/loss"] = loss / count
-            scores[f"masked/{task}/accuracy"] = correct / count
-            for i in members:
-                language = names[i].removeprefix(task + "/")
-                scores[f"masked/{task}/accuracy/{language}"] = total[i, 1] / max(total[i, 2], 1.0)
-        return scores
+            found.append((number, sums_of(forward(batch, False), batch, len(names))))
+        return scores_of(np.sum(list(dict(gather_object(found)).values()), axis=0), names)
 
 
 def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBatch:

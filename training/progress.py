@@ -44,6 +44,10 @@ class Progress:
         self._before_stage = np.zeros((2, len(streams)), dtype=np.int64)  # spent and due
         self._recent: list[tuple[float, int]] = []  # seconds and tokens of the last steps
 
+    def spent(self, task: str) -> int:
+        """The tokens of ``task`` so far."""
+        return int(self._spent[self._of_task[task]].sum())
+
     def state(self) -> dict[str, Any]:
         """Plain integers."""
         before = self._before_stage.tolist()

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from data.batch import PackedBatch
 from data.keys import key
@@ -24,6 +25,7 @@ from data.prepare import differences, prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
 from kernels.implementation import taken_by_auto
+from model.generation import Decoding
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
@@ -36,6 +38,7 @@ from training.margins import Margins
 from training.metrics import Telemetry, read_evaluations, read_events
 from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
+from training.pseudo_evaluation import Frozen
 from training.schedule import learning_rate
 from training.sharding import resolve_sharding
 from training.step import (
@@ -88,8 +91,11 @@ class Trainer:
         )
         self.pseudo = pseudo_tokens_of(recipe, self.data, self.world.device)
         self.evaluator = Evaluator(
-            self.data.store, self.data.material, recipe.evaluation, recipe.batch.microbatch_tokens
-        )
+            self.data.store, self.data.material, recipe.evaluation, recipe.batch.microbatch_tokens,
+            recipe.tasks.btmlm, self.pseudo,
+        )  # fmt: skip
+        if self.evaluator.pseudo is not None:
+            self.evaluator.pseudo.frozen = self._by_first(self._frozen_pseudo_tokens)
         self.telemetry = Telemetry(
             self.folder,
             step=self.done,
@@ -317,15 +323,23 @@ class Trainer:
         started = time.perf_counter()
         self.telemetry.say(f"evaluating after {self.done} steps ...")
         self.engine.train(False)
-        scores = self.evaluator(self._forward)
+        trained = self.recipe.tasks.btmlm is not None and self.progress.spent("btmlm") > 0
+        kept = self.evaluator.pseudo and self.evaluator.pseudo.frozen
+        scores = self.evaluator(self._forward, self._generate, self.done if trained else None)
         self.engine.train()
+        held_out = self.evaluator.pseudo
+        if held_out is not None and held_out.frozen is not None and kept is None:
+            if self.world.first:
+                held_out.frozen.write(self.folder, held_out.fingerprint)
+            self.telemetry.event("pseudo_tokens", step=self.done, frozen=len(held_out.frozen.ids))
         self.telemetry.evaluation(self.done, scores)
         if self.done:
             self.telemetry.event("shares", step=self.done, shares=self.progress.of_languages())
         means = [f"{name.removesuffix('/mean').split('/')[-1]} {100 * value:.1f} %"
                  for name, value in scores.items() if name.endswith("/mean")]  # fmt: skip
+        tasks = ("mmlm", "camlm", "camlm_control", "btmlm")
         means += [f"{task} {100 * scores[f'masked/{task}/accuracy']:.1f} %"
-                  for task in ("mmlm", "camlm", "camlm_control") if f"masked/{task}/accuracy" in scores]  # fmt: skip
+                  for task in tasks if f"masked/{task}/accuracy" in scores]  # fmt: skip
         seconds = time.perf_counter() - started
         self.telemetry.say(f"  retrieval and masked accuracy: {', '.join(means)} ({seconds:.0f} s)")
         self.decisions.take(self.done, self.progress.tokens, scores)
@@ -347,6 +361,13 @@ class Trainer:
 
     def _forward(self, batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:
         return self.engine(batch.to(self.world.device), sentence_vectors_only=sentence_vectors_only)
+
+    def _generate(self, generation: PackedBatch, decoding: Decoding) -> Tensor:
+        return self.engine.generate(generation.to(self.world.device), decoding)
+
+    def _frozen_pseudo_tokens(self) -> Frozen | None:
+        assert self.evaluator.pseudo is not None
+        return Frozen.read(self.folder, self.evaluator.pseudo.fingerprint, self.done)
 
     def _on_device(self, microbatches: list[Microbatch]) -> list[PackedBatch]:
         return [

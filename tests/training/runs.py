@@ -30,6 +30,7 @@ assert deepspeed.ops.__compatible_ops__
 for module in ("deepspeed.runtime.zero.muon.muon_optimizer", "pandas", "accelerate"):
     importlib.import_module(module)
 WITHOUT_EVALUATION = "evaluation={}"
+WITH_BTMLM = ("tasks.btmlm={}", "model.language_embeddings=true")
 # What of a step must be the same again; times are not.
 EXACT = ("loss", "grad_norm", "learning_rate", "temperature", "tokens", "packing_efficiency")
 

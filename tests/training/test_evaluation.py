@@ -20,7 +20,8 @@ from tests.training.runs import launched
 from training.build import DataParts, build_model, open_data
 from training.config import Recipe
 from training.evaluate import model_of
-from training.evaluation import Evaluator, MaskedSet
+from training.evaluation import Evaluator
+from training.masked_scores import MaskedSet
 
 
 def evaluator(path: Path, *settings: str) -> tuple[Evaluator, DataParts, Recipe]:

@@ -16,7 +16,7 @@ from data.prepare import prepare
 from data.recipe import UserError, parse_recipe, read_recipe
 from model.huggingface import load_weights, read_config
 from tests.small_run import write_small_recipe
-from tests.training.runs import WITHOUT_EVALUATION, call, digests, final_weights, train
+from tests.training.runs import WITH_BTMLM, WITHOUT_EVALUATION, call, digests, final_weights, train
 from training import export as export_module
 from training.config import Recipe
 from training.export import export, load_run, main
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.ranks
 def run(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps in bfloat16 on two ranks, weights in shards."""
     runs = tmp_path_factory.mktemp("exported")
-    train(small_recipe, runs, "steps=2", "precision=bf16", WITHOUT_EVALUATION, ranks=2, stage=3)
+    train(small_recipe, runs, "steps=2", "precision=bf16", WITHOUT_EVALUATION, *WITH_BTMLM, ranks=2, stage=3)
     return runs / "small"
 
 
@@ -38,6 +38,8 @@ def test_the_float32_master_weights_leave_not_the_rounded_ones(run: Path, tmp_pa
     assert all(value <= 1e-4 for value in differences.values()) and differences["token_ids"] == 0
     masters = final_weights(run)
     written = load_weights(out, read_config(out))
+    languages = masters.pop("encoder.embedding.language.weight")
+    assert languages.shape == (22, 32) and languages.abs().max() > 1e-4  # learned, and left out
     assert set(written) == {name for name in masters if not name.startswith("temperature")}
     for name, tensor in written.items():
         torch.testing.assert_close(tensor, masters[name], rtol=0, atol=0)

@@ -64,4 +64,17 @@ def test_it_prints_parameters_steps_and_budgets_and_makes_nothing(
     ):
         assert f"{task:<22} {share:5.1f} % of the tokens" in said
     assert "by arithmetic (not measured)" in said
+    assert "languages'" not in said
     assert digests(small_recipe.parent) == before
+
+
+def test_the_table_of_languages_is_counted_and_named(
+    small_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = read_recipe(small_recipe, ["model.language_embeddings=true"])
+    recipe = parse_recipe(raw, Recipe)
+    print_plan(recipe, raw, sharding(3), Path("ds.json"), 2)
+    model = PretrainingModel(encoder_config(recipe, 2000, 22))
+    counted = sum(p.numel() for p in model.parameters())
+    said = capsys.readouterr().out
+    assert f"{counted:,} (64,000 of them the token table, 704 the languages', which are not exported)" in said

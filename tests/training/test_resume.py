@@ -33,7 +33,9 @@ from training.config import Recipe
 from training.metrics import read_events
 from training.run_folder import LOCK_FILE
 
-RUN = (WITHOUT_EVALUATION, "checkpoint.keep=3", "log.every=100")  # six steps, saved after every second
+DRAWN = ("tasks.btmlm={decode: {top_k: 5}}", "model.language_embeddings=true")
+# Six steps, saved after every second.
+RUN = (WITHOUT_EVALUATION, "checkpoint.keep=3", "log.every=100", *DRAWN)
 CASES = {
     "fp32": (3, "fp32"),
     "bf16": (3, "bf16"),
