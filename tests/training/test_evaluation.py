@@ -61,7 +61,7 @@ def test_of_a_folder_without_a_masked_head_the_masked_figures_are_left_out(
     small_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, data, recipe = evaluator(small_recipe)
-    model, _ = build_model(recipe, data.material.tokenizer.vocabulary_size)
+    model, _ = build_model(recipe, data)
     folder = tmp_path / "encoder"
     write_folder(
         model.state_dict(),
