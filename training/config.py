@@ -87,9 +87,14 @@ class ModelConfig(Section):
 
 
 class OptimizerConfig(Section):
-    """AdamW, warm-up and decay. The defaults are those of InfoXLM base (Chi et al., 2021)."""
+    """AdamW, warm-up and decay. The defaults are those of InfoXLM base (Chi et al., 2021).
+
+    A row of the token table sees the few gradients of its own token, and its best rate does not fall with the width
+    as that of the layers does (Yang et al., 2022, "Tensor Programs V"), so it may have a rate of its own.
+    """
 
     learning_rate: float = Field(2e-4, gt=0)
+    table_learning_rate: float | None = Field(None, gt=0)  # of the token table; the same if left out
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.98)
     epsilon: float = Field(1e-6, gt=0)
     weight_decay: float = Field(0.01, ge=0)

@@ -22,7 +22,7 @@ from data.recipe import UserError
 from model.generation import Decoding
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 
-_RECIPE_DECIDES = ("weight_decay", "betas", "eps")
+_RECIPE_DECIDES = ("weight_decay", "betas", "eps", "rate_factor")
 _COUNTS = (
     "global_steps",
     "global_samples",
@@ -136,7 +136,7 @@ class Engine:
     def step(self, learning_rate: float) -> StepOutcome:
         """After the last microbatch: clip, check that the gradient is finite, update the weights."""
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["rate_factor"]
         if self._bare:
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
             # In float64: the float32 norm of a large table is off in the sixth digit.

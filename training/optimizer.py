@@ -21,6 +21,7 @@ _APEX_HINT = (
     "NVIDIA's apex is built from source (https://github.com/NVIDIA/apex). Remove the other one with"
     " 'pip uninstall apex', or set optimizer.implementation to torch."
 )
+TOKEN_TABLE = "encoder.embedding.word.weight"
 
 
 def apex_is_available() -> bool:
@@ -68,15 +69,22 @@ def layer_norm_class(config: OptimizerConfig, device: torch.device) -> type[nn.M
 def build_optimizer(
     named_parameters: Iterable[tuple[str, nn.Parameter]], config: OptimizerConfig, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW; vectors and scalars (biases, LayerNorm, temperature) are not decayed."""
+    """AdamW; vectors and scalars (biases, LayerNorm, temperature) are not decayed.
+
+    ``rate_factor`` of a group is its learning rate over that of the schedule.
+    """
+    table: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for _, parameter in named_parameters:
+    for name, parameter in named_parameters:
         if parameter.requires_grad:
-            (matrices if parameter.dim() >= 2 else others).append(parameter)
+            kind = table if name == TOKEN_TABLE else matrices if parameter.dim() >= 2 else others
+            kind.append(parameter)
+    of_table = (config.table_learning_rate or config.learning_rate) / config.learning_rate
     groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": table, "weight_decay": config.weight_decay, "rate_factor": of_table},
+        {"params": matrices, "weight_decay": config.weight_decay, "rate_factor": 1.0},
+        {"params": others, "weight_decay": 0.0, "rate_factor": 1.0},
     ]
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
     if use_apex(config, device):

@@ -53,9 +53,12 @@ def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Ref
     model = model.double()
     settings = recipe.optimizer
     parameters = list(model.parameters())
+    table = model.encoder.embedding.word.weight
+    others = [p for p in parameters if p.dim() >= 2 and p is not table]
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+            {"params": [table], "weight_decay": settings.weight_decay},
+            {"params": others, "weight_decay": settings.weight_decay},
             {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
         ],
         betas=settings.betas,
@@ -77,6 +80,8 @@ def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Ref
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clipping or float("inf"))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(number, recipe.steps, settings)
+        of_table = settings.table_learning_rate or settings.learning_rate
+        optimizer.param_groups[0]["lr"] *= of_table / settings.learning_rate
         temperature = 1 / model.temperature(torch.zeros(1, dtype=torch.float64)).item()
         optimizer.step()
         values: dict[str, Any] = {"loss": loss, "grad_norm": norm, "temperature": temperature}

@@ -29,8 +29,10 @@ def test_matrices_are_decayed_and_biases_norms_and_the_temperature_are_not() -> 
     model = PretrainingModel(shape)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     optimizer = build_optimizer(model.named_parameters(), config(), CPU)
-    decayed, others = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    table, matrices, others = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.1, 0.0]
+    assert table == {"encoder.embedding.word.weight"} and not table & matrices
+    decayed = table | matrices
     assert decayed | others == set(names.values()) and not decayed & others
     assert {"encoder.embedding.word.weight", "encoder.embedding.position.weight"} <= decayed
     assert all(name.endswith("weight") and "norm" not in name for name in decayed)
@@ -42,7 +44,18 @@ def test_a_parameter_that_is_not_trained_is_left_out() -> None:
     frozen = torch.nn.Parameter(torch.ones(2, 2), requires_grad=False)
     trained = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = build_optimizer([("a", frozen), ("b", trained)], config(), CPU)
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 0]
+    assert [len(group["params"]) for group in optimizer.param_groups] == [0, 1, 0]
+
+
+def test_the_token_table_may_have_a_learning_rate_of_its_own() -> None:
+    shape = EncoderConfig(vocabulary_size=50, layers=1, width=8, heads=2, feed_forward=16, positions=20)
+    for rates, factor in (
+        ({"learning_rate": 1e-3}, 1.0),
+        ({"learning_rate": 1e-3, "table_learning_rate": 4e-3}, 4.0),
+    ):
+        settings = OptimizerConfig.model_validate(rates)
+        optimizer = build_optimizer(PretrainingModel(shape).named_parameters(), settings, CPU)
+        assert [group["rate_factor"] for group in optimizer.param_groups] == pytest.approx([factor, 1, 1])
 
 
 @pytest.fixture(autouse=True)

@@ -296,7 +296,7 @@ def test_what_does_not_change_the_order_of_the_data_may_change_and_is_used(
         "batch.microbatch_tokens=2048",
     )
     train(own_recipe, tmp_path / "runs", WITHOUT_EVALUATION, *changes, stage=1, probe=probe)
-    assert json.loads(seen.read_text()) == [[0.0, 0.5], 0.25]
+    assert json.loads(seen.read_text()) == [[0.0, 0.5, 0.5], 0.25]
     assert [step["tokens"] > 0 for step in numbers(tmp_path / "runs" / "small")] == [True] * 3
 
 

@@ -111,10 +111,10 @@ def test_so_it_is_with_layers_computed_twice_and_with_the_files_of_the_project(
 
 
 @pytest.mark.ranks
-def test_texts_that_are_compared_several_times_are_so_on_any_ranks(
+def test_texts_that_are_compared_several_times_are_so_on_any_ranks_and_the_table_learns_at_its_own_rate(
     small_recipe: Path, tmp_path: Path
 ) -> None:
-    settings = (*BASE, "steps=3", "tasks.translation_alignment.texts=4")
+    settings = (*BASE, "steps=3", "tasks.translation_alignment.texts=4", "optimizer.table_learning_rate=4e-3")
     recipe = parse_recipe(read_recipe(small_recipe, settings), Recipe)
     steps = steps_of(recipe, 3)
     assert any(torch.bincount(batch.pairs.flatten()).max() == 3 for batch in steps[0])
