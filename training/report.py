@@ -145,6 +145,14 @@ def _figures(steps: Steps, evaluations: Evaluations, floors: Floors) -> list[str
             curves("Gradient norm", {"": _column(steps, "grad_norm")}, log=True),
             curves("Tokens per second", {"": _column(steps, "tokens_per_second")}),
             curves("Temperature of the comparisons", {"": _column(steps, "temperature")}),
+            curves(
+                "Mixed text: pairs found in a step by the model, in a microbatch by shared tokens alone",
+                {
+                    "model": _column(steps, "accuracy/mixed_alignment"),
+                    "shared tokens": _column(steps, "mixed/bag_of_words_accuracy"),
+                },
+                smooth=True,
+            ),
         ]
     for name in _sets(evaluations):
         prefix = f"retrieval/{name}/"

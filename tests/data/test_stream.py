@@ -136,6 +136,31 @@ def test_so_do_texts_that_are_compared_several_times(small_recipe: Path) -> None
     assert [contents(step) for step in found] == truth
 
 
+def test_so_do_all_generators_of_mixed_text_on_either_or_both_sides(small_recipe: Path) -> None:
+    mixed = "{generators: {dictionary: 1, phrase: 1, sentence: 1, pseudo_tokens: 1}, both_mixed: 0.4}"
+    settings = (f"tasks={{mixed_alignment: {mixed}}}", "model.language_embeddings=true")
+    whole = all_steps(streams_for(small_recipe, *settings, tokens=4096), 2)
+    truth = [contents(step) for step in whole]
+    assert [
+        contents(s) for s in all_steps(streams_for(small_recipe, *settings, ranks=3, tokens=512), 2)
+    ] == truth
+    total = sum(microbatch.tally for step in whole for microbatch in step).sum(axis=0)
+    by_generator = total[Tally.BY_DICTIONARY : Tally.BY_PSEUDO_TOKENS + 1]
+    assert (by_generator > 0).all() and by_generator.sum() == total[Tally.MIXED]
+    assert total[Tally.PAIRS] < total[Tally.MIXED] < 2 * total[Tally.PAIRS]
+    assert total[Tally.LANGUAGES] >= 2 * total[Tally.MIXED]
+    assert 0 < total[Tally.OVERLAP] < 1e6 * total[Tally.PAIRS]
+    assert 0 < total[Tally.BASELINE_CORRECT] <= total[Tally.BASELINE_ROWS] <= 2 * total[Tally.PAIRS]
+
+
+def test_records_that_no_generator_can_mix_are_counted(small_recipe: Path) -> None:
+    only = "tasks={mixed_alignment: {generators: {sentence: 1}}}"
+    steps = all_steps(streams_for(small_recipe, only, tokens=4096), 2)
+    planned = sum(microbatch.tally for step in steps for microbatch in step).sum(axis=0)
+    assert planned[Tally.REJECTED] > planned[Tally.PAIRS] > 0  # most records of the demo have one sentence
+    assert planned[Tally.BY_SENTENCE] == planned[Tally.MIXED] == planned[Tally.PAIRS]
+
+
 def test_steps_differ_and_hold_every_task(small_recipe: Path, whole: list[Counter[object]]) -> None:
     assert all(one != other for i, one in enumerate(whole) for other in whole[:i])
     for step in all_steps(streams_for(small_recipe)):
