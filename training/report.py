@@ -1,7 +1,7 @@
 """One page about a run: ``python -m training.report RUN`` writes RUN/report.html from its telemetry.
 
     metrics.jsonl ─▶ losses, shares against budgets, learning rate, speed
-    events.jsonl  ─▶ retrieval and masked accuracy at each evaluation, floors, saves, resumes, skips
+    events.jsonl  ─▶ retrieval and masked accuracy at each evaluation, floors, shares of languages, what was decided
 
 The page holds everything itself (figures as inline SVG), so it can be mailed. It can be made while the run
 goes on.
@@ -52,6 +52,7 @@ def write_report(run_folder: Path | str) -> Path:
         *_figures(steps, evaluations, floors),
         "</div>",
         *(_retrieval_table(name, evaluations, floors) for name in _sets(evaluations)),
+        _share_table(events),
         _event_table(events),
         f"<h2>Recipe</h2><pre>{escape(recipe.read_text(encoding='utf-8'))}</pre>" if recipe.exists() else "",
     ]
@@ -83,6 +84,7 @@ def _summary(steps: Steps, evaluations: Evaluations, events: Sequence[Mapping[st
         if series:
             first, final = series[0][1], series[-1][1]
             lines.append((f"retrieval accuracy@1, {name}", f"{first:.1%} → {final:.1%}"))
+    lines += [("complete", str(event["reason"])) for event in events if event["event"] == "complete"]
     for kind, what in (("resume", "resumed"), ("skip", "skipped steps")):
         count = sum(event["event"] == kind for event in events)
         if count:
@@ -109,10 +111,31 @@ def _retrieval_table(name: str, evaluations: Evaluations, floors: Floors) -> str
 def _event_table(events: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for event in events:
-        if event["event"] not in ("evaluation", "floor"):
+        if event["event"] not in ("evaluation", "floor", "shares"):
             details = {key: value for key, value in event.items() if key not in ("time", "event")}
             rows.append((event["time"], event["event"], ", ".join(f"{k} {v}" for k, v in details.items())))
     return "<h2>Events</h2>" + _table(("time (UTC)", "event", "details"), rows) if rows else ""
+
+
+def _share_table(events: Sequence[Mapping[str, Any]]) -> str:
+    """task x language: share of the task's tokens in the whole run, and what was due where that is another."""
+    found = [event for event in events if event["event"] == "shares"]
+    if not found:
+        return ""
+    shares = found[-1]["shares"]
+    tasks = list(dict.fromkeys(name.split("/")[0] for name in shares))
+    languages = sorted({name.split("/")[1] for name in shares})
+
+    def cell(share: float, due: float) -> str:
+        return f"{share:.1%}" if abs(share - due) < 0.005 else f"{share:.1%} / {due:.1%}"
+
+    rows = [
+        [language, *(cell(*shares[f"{t}/{language}"]) if f"{t}/{language}" in shares else "-" for t in tasks)]
+        for language in languages
+    ]
+    title = f"<h2>Languages: share of each task's tokens after step {found[-1]['step']:,}</h2>"
+    note = "<p>Realised, and the due share where it differs by half a point; a pair counts for both languages.</p>"
+    return title + note + _table(("", *tasks), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -141,6 +164,7 @@ def _figures(steps: Steps, evaluations: Evaluations, floors: Floors) -> list[str
                 },
                 smooth=True,
             ),
+            *_sampling_figures(steps, tasks_of(steps[-1], "share")),
             curves("Learning rate", {"": _column(steps, "learning_rate")}),
             curves("Gradient norm", {"": _column(steps, "grad_norm")}, log=True),
             curves("Tokens per second", {"": _column(steps, "tokens_per_second")}),
@@ -165,7 +189,22 @@ def _figures(steps: Steps, evaluations: Evaluations, floors: Floors) -> list[str
     )
     accuracies = {key.split("/")[1]: _series(evaluations, key) for key in masked if key.endswith("/accuracy")}
     figures.append(curves("Accuracy at masked tokens, held out", accuracies, accuracy=True))
+    losses = {key.split("/")[1]: _series(evaluations, key) for key in masked if key.endswith("/loss")}
+    figures.append(curves("Loss at masked tokens, held out", losses))
     return [figure for figure in figures if figure]
+
+
+def _sampling_figures(steps: Steps, tasks: Sequence[str]) -> list[str]:
+    """What of the sampling changed while the run went on."""
+    budgets = {task: _column(steps, f"sampling/budget/{task}") for task in tasks}
+    names = ("language_temperature", "pair_temperature")
+    temperatures = {name: _column(steps, f"sampling/{name}") for name in names}
+    drawn = (("Budgets in force", budgets), ("Temperature of the sampling", temperatures))
+    return [
+        curves(title, lines)
+        for title, lines in drawn
+        if any(len({value for _, value in points}) > 1 for points in lines.values())
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- numbers

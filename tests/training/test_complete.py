@@ -135,3 +135,24 @@ def test_masked_sets_that_do_not_measure_the_task_are_refused_at_the_first_evalu
 
     with pytest.raises(AssertionError, match="the rule of convergence needs masked/camlm/loss"):
         train(small_recipe, tmp_path, *SETTINGS, probe=blind)
+
+
+def test_back_translation_begins_when_camlm_has_learned_and_mmlm_has_its_budget_until_then(
+    small_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    gated = "tasks={mmlm: {}, btmlm: {gate: {camlm_accuracy: 1e-9}}, camlm: {}}"
+    settings = (*SETTINGS[2:3], "model.language_embeddings=true", "checkpoint.every=0", "log.every=100")
+    train(small_recipe, tmp_path, gated, *settings)
+    run = tmp_path / "small"
+    steps = read_metrics(run)
+    (gate,) = of(run, "gate")
+    assert gate["task"] == "btmlm" and 2 <= gate["step"] <= 3 and gate["camlm_accuracy"] > 0
+    opened = gate["step"] + LAG
+    assert opened < 6
+    for step in steps:
+        shut = step["step"] <= opened
+        assert step["sampling/budget/btmlm"] == pytest.approx(0 if shut else 0.25)
+        assert step["sampling/budget/mmlm"] == pytest.approx(0.5 if shut else 0.25)
+        assert (step["loss/btmlm"] > 0) != shut
+    assert steps[opened - 1]["share/btmlm"] == 0 and steps[-1]["share/btmlm"] > 0
+    assert "btmlm begins: held-out CAMLM accuracy" in capfd.readouterr().out

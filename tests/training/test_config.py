@@ -83,3 +83,39 @@ def test_a_recipe_does_not_change(small_recipe: Path) -> None:
     found: Any = recipe(small_recipe)
     with pytest.raises(ValueError, match="frozen"):
         found.seed = 5
+
+
+JUDGED = ("convergence={}", "evaluation={every: 2, masked: [test]}")
+
+
+def test_what_decides_about_budgets_belongs_to_the_run_and_when_it_ends_does_not(small_recipe: Path) -> None:
+    before = settings_of_a_run(recipe(small_recipe, *JUDGED))
+    for free in ("convergence.stop=false", "evaluation.other_pairs=1", "steps=9"):
+        assert not differences(before, settings_of_a_run(recipe(small_recipe, *JUDGED, free)))
+    for fixed in ("convergence.window=3", "evaluation.every=3", "evaluation.maximum_rows=5"):
+        (found,) = differences(before, settings_of_a_run(recipe(small_recipe, *JUDGED, fixed)))
+        assert found.startswith(fixed.partition("=")[0] + ": was ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("convergence={}",), "give evaluation.every (how often, in steps)"),
+        ((*JUDGED, "evaluation.masked=[]"), "evaluation.masked (which corpora)"),
+        ((*JUDGED, "tasks.camlm=null"), "needs the bilingual task camlm under 'tasks'"),
+        ((*JUDGED, "convergence.monolingual=btmlm"), "needs the monolingual task btmlm under 'tasks'"),
+        ((*JUDGED, "convergence.windw=3"), "convergence.windw: unknown key; did you mean 'window'?"),
+        (("tasks.btmlm={gate: {camlm_accuracy: 0.1}}",), "tasks.btmlm.gate waits for CAMLM's held-out accuracy"),
+        (("sampling.stages=[{tokens: 5, weights: {tml: 1}}, {}]",), "sampling.stages.0.weights names 'tml'; tasks"),
+        (("sampling.stages=[{tokens: 5, budget: {}}, {}]",), "stages.0.budget: unknown key; did you mean 'budgets'?"),
+        (("sampling.maximum_epochs={test: 3}",), "names 'test'; corpora that are trained on: rows, sentences"),
+        (("sampling.language_temperature={start: 0.5, end: 2, tokens: 9}",), "temperature.end = 2: input should be"),
+        (("sampling.language_floor={de: 0.7, fr: 0.4}",), "add up to 1.1, above 1"),
+    ],
+)  # fmt: skip
+def test_rules_that_look_at_nothing_and_names_that_are_not_there_are_refused(
+    small_recipe: Path, settings: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        recipe(small_recipe, *settings)
+    assert said in str(error.value) and "one error" in str(error.value), str(error.value)

@@ -97,3 +97,28 @@ def test_command_prints_where_the_page_lies(tmp_path, capsys):
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert main([]) == 2 and main(["--help"]) == 2
+
+
+def test_what_was_sampled_decided_and_why_it_ended_stands_on_the_page(tmp_path):
+    telemetry = Telemetry(tmp_path, tensorboard=False, out=io.StringIO())
+    for step in range(1, 6):
+        telemetry.step(
+            {
+                "step": step, "loss": 1.0, "share/mmlm": 0.5, "budget/mmlm": 0.5, "sampling/budget/mmlm": 0.5,
+                "sampling/language_temperature": 0.8 - step / 10, "sampling/pair_temperature": 0.3,
+            }
+        )  # fmt: skip
+    telemetry.evaluation(5, {"masked/mmlm/loss": 5.5, "masked/camlm/loss": 6.5})
+    shares = {"mmlm/de": [0.31, 0.312], "mmlm/fr": [0.69, 0.6], "camlm/de": [1.0, 1.0]}
+    telemetry.event("shares", step=5, shares=shares)
+    telemetry.event("convergence", step=5, complete=True)
+    telemetry.event("complete", step=5, reason="both tasks had converged")
+    telemetry.close()
+    page = write_report(tmp_path).read_text()
+    drawn = figures(page)
+    assert "Temperature of the sampling" in drawn and "Loss at masked tokens, held out" in drawn
+    assert "Budgets in force" not in drawn  # they never changed
+    assert "<td>complete</td><td>both tasks had converged</td>" in page
+    assert "<td>de</td><td>31.0%</td><td>100.0%</td>" in page
+    assert "<td>fr</td><td>69.0% / 60.0%</td><td>-</td>" in page
+    assert "<td>convergence</td>" in page and "<td>shares</td>" not in page
