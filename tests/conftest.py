@@ -13,6 +13,11 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no fault of what is tested.
+settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("calm")
 
 # DeepSpeed calls these names of torch.distributed and each call warns. By message, nothing broader.
 DEPRECATED_COLLECTIVES = (

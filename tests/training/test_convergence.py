@@ -157,3 +157,23 @@ def test_the_names_of_both_variants_of_btmlm() -> None:
 def test_what_is_no_rule_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ConvergenceConfig.model_validate(values)
+
+
+# Held-out losses of a real run, every 15 steps: a small encoder on 160 rows and 500 sentences in 22 languages. Both lie
+# flat from the frequencies of words (step 60) to where mmlm begins to read its context (step 150).
+REAL_MMLM = [
+    6.7601, 5.9156, 5.8839, 5.8721, 5.8651, 5.8649, 5.8637, 5.8649, 5.8672, 5.7967, 5.8103, 5.7630, 5.7931,
+    5.7238, 5.6826,
+]  # fmt: skip
+REAL_CAMLM = [
+    6.6783, 5.6063, 5.5955, 5.5669, 5.5740, 5.5747, 5.5602, 5.5594, 5.5701, 5.5979, 5.5547, 5.5411, 5.5835,
+    5.5845, 5.5438,
+]  # fmt: skip
+
+
+def test_on_a_real_run_a_plateau_before_the_breakthrough_is_not_the_end() -> None:
+    judgements = run(rule(), REAL_CAMLM, REAL_MMLM)
+    assert not any(judgement.complete for judgement in judgements)
+    # A window as short as the plateau is taken in by it: the price of haste, and what minimum_tokens is for.
+    hasty = run(rule(window=1), REAL_CAMLM, REAL_MMLM)
+    assert [judgement.complete for judgement in hasty].index(True) < 9
