@@ -58,8 +58,7 @@ class Decisions:
         self._open_gates(step, scores)
         if self._rule is None or self._config is None:
             return
-        names = {task: self._config.score(task) for task in self._rule.tasks}
-        missing = [name for name in names.values() if name not in scores]
+        missing = [f"masked/{task}/loss" for task in self._rule.tasks if f"masked/{task}/loss" not in scores]
         if missing:
             raise UserError(
                 f"the rule of convergence needs {' and '.join(missing)}, which the corpora of evaluation.masked do not"
@@ -70,7 +69,8 @@ class Decisions:
         shares = self._planner.mix(step + 1).shares
         trained = {task for task, share in zip(self._tasks, shares, strict=True) if share > 0}
         before, complete_before = dict(self._rule.converged), self._rule.complete_since
-        losses = {task: scores[name] for task, name in names.items()}
+        # Frozen pseudo tokens are there once BTMLM has been trained; before, it is not judged.
+        losses = {task: scores.get(self._config.score(task), math.nan) for task in self._rule.tasks}
         judgement = self._rule.update(step, tokens, losses, trained)
         for name, value in judgement.moved.items():
             self._planner.decide(name, value, step)

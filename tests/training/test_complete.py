@@ -129,8 +129,8 @@ def test_masked_sets_that_do_not_measure_the_task_are_refused_at_the_first_evalu
         from training.evaluation import Evaluator
 
         whole = Evaluator.__call__
-        Evaluator.__call__ = lambda self, forward: {  # type: ignore[method-assign]
-            name: value for name, value in whole(self, forward).items() if "camlm/" not in name
+        Evaluator.__call__ = lambda self, *of_step: {  # type: ignore[method-assign]
+            name: value for name, value in whole(self, *of_step).items() if "camlm/" not in name
         }
 
     with pytest.raises(AssertionError, match="the rule of convergence needs masked/camlm/loss"):
@@ -141,7 +141,8 @@ def test_back_translation_begins_when_camlm_has_learned_and_mmlm_has_its_budget_
     small_recipe: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     gated = "tasks={mmlm: {}, btmlm: {gate: {camlm_accuracy: 1e-9}}, camlm: {}}"
-    settings = (*SETTINGS[2:3], "model.language_embeddings=true", "checkpoint.every=0", "log.every=100")
+    judged = (*SETTINGS[2:4], "convergence.pseudo_tokens=frozen")
+    settings = (*judged, "model.language_embeddings=true", "checkpoint.every=0", "log.every=100")
     train(small_recipe, tmp_path, gated, *settings)
     run = tmp_path / "small"
     steps = read_metrics(run)
@@ -155,4 +156,11 @@ def test_back_translation_begins_when_camlm_has_learned_and_mmlm_has_its_budget_
         assert step["sampling/budget/mmlm"] == pytest.approx(0.5 if shut else 0.25)
         assert (step["loss/btmlm"] > 0) != shut
     assert steps[opened - 1]["share/btmlm"] == 0 and steps[-1]["share/btmlm"] > 0
+    # The rule looks at BTMLM's loss on frozen pseudo tokens, from when there are such.
+    (first, *_) = of(run, "convergence")
+    assert first["step"] == 4 and first["camlm"]["converged"] and not first["btmlm"]["converged"]
+    evaluations = read_evaluations(run)
+    assert "masked/btmlm/loss" in evaluations[0] and "masked/btmlm_frozen/loss" not in evaluations[4]
+    (*_, last) = of(run, "convergence")
+    assert last["step"] == 6 and last["btmlm"]["loss"] == evaluations[6]["masked/btmlm_frozen/loss"]
     assert "btmlm begins: held-out CAMLM accuracy" in capfd.readouterr().out
