@@ -155,7 +155,7 @@ def bilingual_shares(store: TokenStore, sampling: SamplingConfig) -> np.ndarray:
     tokens = np.zeros(len(store.languages))
     for corpus in store.corpora.values():
         if corpus.kind == "parallel" and not corpus.held_out:
-            np.add.at(tokens, corpus.segment_language, corpus.segment_lengths)
+            tokens += np.bincount(corpus.segment_language, corpus.segment_lengths, len(tokens))
     shares = np.where(tokens > 0, tokens ** sampling.at(0).language_temperature, 0.0)
     return shares / max(1.0, shares.sum())
 

@@ -22,6 +22,7 @@ from data.sampling import streams_of
 from data.shares import Shares
 from data.store import TokenStore
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
+from tests.training.runs import WITH_BTMLM
 from training.config import Recipe
 
 STEPS = 4
@@ -84,7 +85,8 @@ def all_steps(streams: list[BatchStream], steps: int = STEPS) -> list[list[Micro
 def contents(microbatches: list[Microbatch]) -> Counter[object]:
     """Everything that a step holds, whatever microbatch it is in: documents with masks, and pairs of documents."""
     found: Counter[object] = Counter()
-    for arrays, _ in microbatches:
+    cut = [arrays for arrays, _ in microbatches]
+    for arrays in [*cut, *(arrays["generation"] for arrays in cut if arrays["generation"])]:
         starts = arrays["document_starts"]
         order = np.searchsorted(starts, arrays["predicted"], side="right") - 1
         documents = []
@@ -95,6 +97,9 @@ def contents(microbatches: list[Microbatch]) -> Counter[object]:
                     arrays["token_ids"][start:end].tobytes(),
                     arrays["position_ids"][start:end].tobytes(),
                     arrays["language_ids"][start:end].tobytes(),
+                    arrays["language_shown"][start:end].tobytes(),
+                    tuple(arrays["slots"][(arrays["slots"] >= start) & (arrays["slots"] < end)] - start),
+                    arrays["draws"][mine].tobytes() if len(arrays["draws"]) else b"",
                     int(arrays["context_lengths"][n]),
                     (arrays["predicted"][mine] - start).tobytes(),
                     arrays["targets"][mine].tobytes(),
@@ -113,7 +118,7 @@ def contents(microbatches: list[Microbatch]) -> Counter[object]:
 
 @pytest.fixture(scope="module")
 def whole(small_recipe: Path) -> list[Counter[object]]:
-    return [contents(step) for step in all_steps(streams_for(small_recipe, tokens=4096))]
+    return [contents(step) for step in all_steps(streams_for(small_recipe, *WITH_BTMLM, tokens=4096))]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_the_ranks_together_see_the_same_documents_masks_and_mixed_text(
     small_recipe: Path, whole: list[Counter[object]], ranks: int, tokens: int
 ) -> None:
     for step, truth in zip(
-        all_steps(streams_for(small_recipe, ranks=ranks, tokens=tokens)), whole, strict=True
+        all_steps(streams_for(small_recipe, *WITH_BTMLM, ranks=ranks, tokens=tokens)), whole, strict=True
     ):
         assert contents(step) == truth
         assert len(step) % ranks == 0  # every rank has as many microbatches, some of them empty
@@ -159,6 +164,21 @@ def test_records_that_no_generator_can_mix_are_counted(small_recipe: Path) -> No
     planned = sum(microbatch.tally for step in steps for microbatch in step).sum(axis=0)
     assert planned[Tally.REJECTED] > planned[Tally.PAIRS] > 0  # most records of the demo have one sentence
     assert planned[Tally.BY_SENTENCE] == planned[Tally.MIXED] == planned[Tally.PAIRS]
+
+
+def test_half_of_the_documents_tell_their_language_and_all_that_generate(small_recipe: Path) -> None:
+    told = Counter[bool]()
+    for step in all_steps(streams_for(small_recipe, *WITH_BTMLM, tokens=4096)):
+        for arrays, tally in step:
+            assert arrays["generation"]["language_shown"].all()
+            assert tally[:, Tally.PSEUDO].sum() == len(arrays["slots"]) > 0
+            starts = arrays["document_starts"]
+            for start, end in zip(starts[:-1], starts[1:], strict=True):
+                of_document = arrays["language_shown"][start:end]
+                assert of_document.all() or not of_document.any()
+                told[bool(of_document[0])] += arrays["token_ids"][start] != 1  # not the padding
+    assert sum(told.values()) > 300
+    assert abs(told[True] / sum(told.values()) - 0.5) < 0.08
 
 
 def test_steps_differ_and_hold_every_task(small_recipe: Path, whole: list[Counter[object]]) -> None:

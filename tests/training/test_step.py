@@ -37,7 +37,7 @@ from training.engine import Engine, join_world, whole_weights
 from training.optimizer import build_optimizer
 from training.schedule import learning_rate
 from training.sharding import read_sharding, resolve_sharding
-from training.step import run_microbatches, sum_tallies, weights_of
+from training.step import run_microbatches, sum_tallies, weights_of, with_pseudo_tokens
 
 STEPS = 5
 BASE = (f"steps={STEPS}", WITHOUT_EVALUATION, "checkpoint.every=0", "log.every=100", *WITH_BTMLM)
@@ -160,7 +160,8 @@ def test_bfloat16_stays_within_a_thousandth_of_float64(
     train(small_recipe, tmp_path, *BASE, "precision=bf16", ranks=ranks, stage=stage)
     steps = numbers(tmp_path / "small")
     assert relative(column(steps, "loss"), column(reference.steps, "loss")) <= 2e-3
-    assert relative(column(steps, "grad_norm"), column(reference.steps, "grad_norm")) <= 2e-2
+    # A few pseudo tokens are others in bfloat16, where two ids score nearly alike: 2 % without them.
+    assert relative(column(steps, "grad_norm"), column(reference.steps, "grad_norm")) <= 3e-2
 
 
 # Which tasks the four microbatches of each step hold: a head or a comparison is missing in a microbatch, in all of
@@ -270,6 +271,32 @@ def test_a_gradient_that_is_not_finite_changes_no_weight_and_is_gone_in_the_next
     assert all(torch.equal(before[name], bad[name]) for name in before for bad in (first, second))
     assert all(bool(torch.isfinite(tensor).all()) for tensor in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.ranks
+def test_generation_knows_no_dropout_and_leaves_training_as_it_was(small_recipe: Path) -> None:
+    recipe = parse_recipe(
+        read_recipe(small_recipe, [*BASE, "model.dropout=0.5", "batch.microbatch_tokens=4096"]), Recipe
+    )
+    batches = steps_of(recipe, 1)[0]
+
+    def of_rank(group: Any) -> tuple[list[list[int]], bool, bool]:
+        launched()
+        engine, _ = built(recipe, 3)
+        pseudo = pseudo_tokens_of(recipe, open_data(recipe), engine.world.device)
+        assert pseudo is not None
+        engine.train()
+        written = []
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            filled, _ = with_pseudo_tokens(engine, batches, pseudo)
+            written.append([int(i) for batch in filled for i in batch.token_ids[batch.slots]])
+        model = engine._engine
+        return written, model.training, any(p.grad is not None for p in model.parameters())
+
+    (((first, again), training, gradient),) = run_on_ranks(of_rank, 1)
+    assert first == again and len(first) > 20
+    assert training and not gradient
 
 
 class FakeTask:
