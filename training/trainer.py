@@ -5,13 +5,10 @@ data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry
 
 from __future__ import annotations
 
-import math
 import resource
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,6 @@ from data.keys import key
 from data.prepare import differences, prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
-from kernels.implementation import taken_by_auto
 from model.generation import Decoding
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
@@ -32,13 +28,16 @@ from training import checkpoint, run_folder
 from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.config import Recipe, settings_of_a_run
 from training.decisions import Decisions
+from training.dry_batch import dry_batch
 from training.engine import Engine, World, join_world
 from training.evaluation import Evaluator
 from training.margins import Margins
 from training.metrics import Telemetry, read_evaluations, read_events
+from training.narration import Narration
 from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
 from training.pseudo_evaluation import Frozen
+from training.requests import SAVE, STOP, Requests
 from training.schedule import learning_rate
 from training.sharding import resolve_sharding
 from training.step import (
@@ -114,16 +113,18 @@ class Trainer:
                 **{f"teacher of {task}": found for task, found in self.data.taught.fingerprints.items()},
             }
             run_folder.describe(self.folder, recipe, raw, resolved, fingerprints)
-        self._introduce(parameters, fresh, found)
-        self._stop = False
-        self._stopping_signal: str | None = None
+        self.narration = Narration(self.telemetry, recipe, self.folder)
+        self.narration.introduce(
+            parameters, len(self.data.streams), self.engine, self.world, None if found is not None else fresh
+        )
+        if found is not None:
+            self.narration.resumed(found[0], self.done, found[1]["faults"])
+        self.requests = Requests(self.folder, first=self.world.first)
 
     def fit(self) -> None:
         """Train to the recipe's last step, or until somebody asks to stop; the newest state is always saved."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask_to_stop)
-        aligned = any(stream.task.loss == "alignment" for stream in self.data.streams)
-        self._dry_batch(aligned)
+        self.requests.listen()
+        self._dry_batch()
         if self.done == 0 and self.recipe.evaluation.before:
             self._evaluate()
         elif self.done >= self.recipe.steps or (self.done > 0 and self.decisions.waits_for(self.done)):
@@ -140,19 +141,18 @@ class Trainer:
                 complete = "every corpus is read as often as sampling.maximum_epochs allows"
                 break
             waited = time.perf_counter() - started
-            tally, (stop, save) = sum_tallies(
-                microbatches, [self._stop or self._asked("STOP"), self._asked("SAVE")]
-            )
+            tally, (stop, save) = sum_tallies(microbatches, self.requests.seen())
             # Dropout, another one on each rank: a function of the step, so nothing of it has to be saved.
             torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
-            losses = self._losses(microbatches, tally, aligned)
+            losses = self._losses(microbatches, tally)
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
             mix = self.planner.mix(step)
             self.planner.feedback(step, tally[:, Tally.TOKENS])
             self.done = step
             if self.progress.stage not in (None, mix.stage):
-                self._say_stage_ended()
+                ended = (self.progress.stage or 0) + 1
+                self.narration.stage_ended(step - 1, ended, self.progress.of_stage())
             self.progress.begin_stage(mix.stage)
             self.telemetry.step(
                 self.progress.scalars(
@@ -179,11 +179,12 @@ class Trainer:
             if last or (every and step % every == 0):
                 self._evaluate()
             if stop:
-                self._say_stopped(step)
+                self.requests.answered(STOP)
+                self.narration.stopped(step, self.requests.why_to_stop)
                 break
         complete = complete or self._converged()
         if complete:
-            self._say_complete(complete)
+            self._complete(complete)
         self.batches.close()
         self.telemetry.close()
 
@@ -270,52 +271,25 @@ class Trainer:
         self._saved = step
         started = time.perf_counter()
         path = checkpoint.save(self.engine, self.checkpoints, step, state, self.recipe.checkpoint.keep)
-        if self.world.first:
-            self._asked("SAVE", done=True)
+        self.requests.answered(SAVE)
         self.telemetry.event("save", step=step, path=path, seconds=round(time.perf_counter() - started, 2))
 
-    def _losses(self, microbatches: list[Microbatch], tally: np.ndarray, aligned: bool) -> StepLosses:
+    def _losses(self, microbatches: list[Microbatch], tally: np.ndarray) -> StepLosses:
         """Forward and backward of this rank's part of a step; the gradient is left with the engine."""
         weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
         self.engine.train()
         return run_microbatches(
-            self.engine, self._on_device(microbatches), weights, aligned=aligned,
+            self.engine, self._on_device(microbatches), weights,
+            aligned=any(stream.task.loss == "alignment" for stream in self.data.streams),
             pseudo=self.pseudo if tally[:, Tally.PSEUDO].any() else None,
             margins=self._margins_of(tally),
         )  # fmt: skip
 
-    def _dry_batch(self, aligned: bool) -> None:
-        """The whole first step but for its update, before anything is spent on training; it leaves no trace."""
-        planner = planner_of(self.recipe, self.data)
-        plan = planner.plan()
-        shares = planner.mix(1).shares  # a task whose gate is shut or whose stage is to come has none yet
-        absent = sorted({s.task.name for i, s in enumerate(self.data.streams) if shares[i] > 0} -
-                        {self.data.streams[i].task.name for i in np.unique(plan.records[:, 0])})  # fmt: skip
-        if absent:
-            raise UserError(
-                f"a step of batch.step_tokens {self.recipe.batch.step_tokens} tokens holds no document of"
-                f" {', '.join(absent)}: make the step larger, or the task's weight."
-            )
-        rows = self.recipe.batch.microbatch_tokens // self.recipe.batch.row_tokens
-        maker = self._maker()
-        firsts = [
-            (self.world.rank + number * self.world.ranks) * rows for number in range(self.engine.accumulation)
-        ]
-        microbatches = [maker(plan.rows(first, first + rows)) for first in firsts]
-        tally, _ = sum_tallies(microbatches, [])
-        devices = [self.world.device] if self.world.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            losses = self._losses(microbatches, tally, aligned)
-        norm = self.engine.dry_step()
-        taken = [f"{operation} {implementation}" for operation, implementation in taken_by_auto().items()]
+    def _dry_batch(self) -> None:
+        planner, maker = planner_of(self.recipe, self.data), self._maker()
+        taken = dry_batch(planner, maker, self.recipe.batch, self.engine, self.world, self._losses)
         if taken:
-            self.telemetry.say(f"implementations that auto took: {', '.join(taken)}")
-        for what, number in (("loss", float(losses.sums.sum())), ("gradient", norm)):
-            if not math.isfinite(number):
-                raise UserError(
-                    f"{what} of the first step: not finite ({number}). Check the weights of model.start_from,"
-                    " and where it is continued, the checkpoint."
-                )
+            self.telemetry.say(f"implementations that auto took: {taken}")
 
     def _evaluate(self) -> None:
         if not (self.recipe.evaluation.retrieval or self.recipe.evaluation.masked):
@@ -332,16 +306,9 @@ class Trainer:
             if self.world.first:
                 held_out.frozen.write(self.folder, held_out.fingerprint)
             self.telemetry.event("pseudo_tokens", step=self.done, frozen=len(held_out.frozen.ids))
-        self.telemetry.evaluation(self.done, scores)
+        self.narration.evaluated(self.done, scores, time.perf_counter() - started)
         if self.done:
             self.telemetry.event("shares", step=self.done, shares=self.progress.of_languages())
-        means = [f"{name.removesuffix('/mean').split('/')[-1]} {100 * value:.1f} %"
-                 for name, value in scores.items() if name.endswith("/mean")]  # fmt: skip
-        tasks = ("mmlm", "camlm", "camlm_control", "btmlm")
-        means += [f"{task} {100 * scores[f'masked/{task}/accuracy']:.1f} %"
-                  for task in tasks if f"masked/{task}/accuracy" in scores]  # fmt: skip
-        seconds = time.perf_counter() - started
-        self.telemetry.say(f"  retrieval and masked accuracy: {', '.join(means)} ({seconds:.0f} s)")
         self.decisions.take(self.done, self.progress.tokens, scores)
 
     def _make_up_evaluation(self) -> None:
@@ -374,34 +341,7 @@ class Trainer:
             PackedBatch.from_arrays(microbatch.arrays).to(self.world.device) for microbatch in microbatches
         ]
 
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stop = True
-        self._stopping_signal = signal.Signals(number).name
-
-    def _asked(self, what: str, *, done: bool = False) -> bool:
-        """Whether somebody put a file STOP or SAVE into the run folder; ``done`` takes it away again.
-
-        The first rank alone looks: another one could still see a file that was answered and is being removed.
-        """
-        path = self.folder / what
-        if done:
-            path.unlink(missing_ok=True)
-        return self.world.first and path.exists()
-
-    def _say_stopped(self, step: int) -> None:
-        why = self._stopping_signal or "STOP file or another rank"
-        if self.world.first:
-            self._asked("STOP", done=True)
-        self.telemetry.event("stop", step=step, reason=why)
-        self.telemetry.say(f"stopped after step {step} ({why}); the same command goes on from there")
-
-    def _say_stage_ended(self) -> None:
-        number, shares = (self.progress.stage or 0) + 1, self.progress.of_stage()
-        self.telemetry.event("stage", step=self.done - 1, ended=number, shares=shares)
-        said = [f"{task} {share:.1%} (due {due:.1%})" for task, (share, due) in shares.items()]
-        self.telemetry.say(f"stage {number} of the sampling has ended: {', '.join(said)}")
-
-    def _say_complete(self, reason: str) -> None:
+    def _complete(self, reason: str) -> None:
         """The run is over before its last step: saved, measured, and said again by every later start."""
         if self.done == 0:
             raise UserError("the corpora hold less than half a step: make batch.step_tokens smaller.")
@@ -409,40 +349,15 @@ class Trainer:
             self._save(self.done)
         if self.done not in self._by_first(lambda: read_evaluations(self.folder)):
             self._evaluate()
-        if not any(
-            event["event"] == "complete" for event in self._by_first(lambda: read_events(self.folder))
-        ):
-            self.telemetry.event("complete", step=self.done, reason=reason)
-        on = (
-            "--set convergence.stop=false"
-            if self.decisions.complete_since is not None
-            else "another run from its export (model.start_from), with higher caps or more text"
+        events = self._by_first(lambda: read_events(self.folder))
+        self.narration.completed(
+            self.done,
+            reason,
+            converged=self.decisions.complete_since is not None,
+            known=any(event["event"] == "complete" for event in events),
         )
-        self.telemetry.say(f"complete after step {self.done}: {reason}; to go on: {on}")
 
     def _memory_gib(self) -> float:
         if self.world.device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-    def _introduce(
-        self, parameters: int, fresh: list[str], found: tuple[Path, dict[str, Any]] | None
-    ) -> None:
-        say, recipe = self.telemetry.say, self.recipe
-        say(
-            f"run {self.folder}: {parameters / 1e6:.1f} M parameters, ZeRO-{self.engine.stage} over {self.world.ranks}"
-            f" rank(s) on {self.world.device.type}, {recipe.precision}; {recipe.steps} steps of"
-            f" {recipe.batch.step_tokens:,} tokens, {self.engine.accumulation} microbatch(es) a rank;"
-            f" {len(self.data.streams)} streams"
-        )
-        if recipe.model.start_from is not None and found is None:
-            what = f"not found there and fresh: {', '.join(fresh)}" if fresh else "all of it"
-            say(f"started from {recipe.model.start_from}, {what}")
-        if found is not None:
-            path, state = found
-            for fault in state["faults"]:
-                say(f"passed over a damaged checkpoint: {fault}")
-            say(f"resuming from {path} (step {self.done} of {recipe.steps})")
-            if self.done >= recipe.steps:
-                say("every step is done; for more of them: --set steps=N")
-            self.telemetry.event("resume", step=self.done, path=path, passed_over=state["faults"])

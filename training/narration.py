@@ -1,0 +1,83 @@
+"""Narration: what a run says of itself on the console and writes to events.jsonl, beside the lines of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.config import Recipe
+from training.engine import Engine, World
+from training.metrics import Telemetry
+
+
+class Narration:
+    """Turns what happens to a run into sentences and events."""
+
+    def __init__(self, telemetry: Telemetry, recipe: Recipe, folder: Path) -> None:
+        """``folder`` is the run's."""
+        self._telemetry = telemetry
+        self._recipe = recipe
+        self._folder = folder
+
+    def introduce(
+        self, parameters: int, streams: int, engine: Engine, world: World, fresh: list[str] | None
+    ) -> None:
+        """Size, shards and steps; ``fresh``: weights that the folder to start from did not have, None if resumed."""
+        recipe = self._recipe
+        self._telemetry.say(
+            f"run {self._folder}: {parameters / 1e6:.1f} M parameters, ZeRO-{engine.stage} over {world.ranks}"
+            f" rank(s) on {world.device.type}, {recipe.precision}; {recipe.steps} steps of"
+            f" {recipe.batch.step_tokens:,} tokens, {engine.accumulation} microbatch(es) a rank;"
+            f" {streams} streams"
+        )
+        if recipe.model.start_from is not None and fresh is not None:
+            what = f"not found there and fresh: {', '.join(fresh)}" if fresh else "all of it"
+            self._telemetry.say(f"started from {recipe.model.start_from}, {what}")
+
+    def resumed(self, path: Path, step: int, faults: list[str]) -> None:
+        """From which checkpoint; ``faults`` are those of newer ones that were passed over."""
+        for fault in faults:
+            self._telemetry.say(f"passed over a damaged checkpoint: {fault}")
+        self._telemetry.say(f"resuming from {path} (step {step} of {self._recipe.steps})")
+        if step >= self._recipe.steps:
+            self._telemetry.say("every step is done; for more of them: --set steps=N")
+        self._telemetry.event("resume", step=step, path=path, passed_over=faults)
+
+    def stopped(self, step: int, why: str) -> None:
+        """Somebody asked for it."""
+        self._telemetry.event("stop", step=step, reason=why)
+        self._telemetry.say(f"stopped after step {step} ({why}); the same command goes on from there")
+
+    def stage_ended(self, step: int, number: int, shares: Mapping[str, tuple[float, float]]) -> None:
+        """After ``step``; task -> the share of the stage's tokens that it had, and that it was due."""
+        self._telemetry.event("stage", step=step, ended=number, shares=shares)
+        said = [f"{task} {share:.1%} (due {due:.1%})" for task, (share, due) in shares.items()]
+        self._telemetry.say(f"stage {number} of the sampling has ended: {', '.join(said)}")
+
+    def evaluated(self, step: int, scores: Mapping[str, Any], seconds: float) -> None:
+        """The means of the retrieval sets and the accuracies of the masked tasks."""
+        self._telemetry.evaluation(step, scores)
+        means = [
+            f"{name.removesuffix('/mean').split('/')[-1]} {100 * value:.1f} %"
+            for name, value in scores.items()
+            if name.endswith("/mean")
+        ]
+        tasks = ("mmlm", "camlm", "camlm_control", "btmlm")
+        means += [
+            f"{task} {100 * scores[f'masked/{task}/accuracy']:.1f} %"
+            for task in tasks
+            if f"masked/{task}/accuracy" in scores
+        ]
+        self._telemetry.say(f"  retrieval and masked accuracy: {', '.join(means)} ({seconds:.0f} s)")
+
+    def completed(self, step: int, reason: str, *, converged: bool, known: bool) -> None:
+        """The run is over before its last step; ``known``: events.jsonl says so already."""
+        if not known:
+            self._telemetry.event("complete", step=step, reason=reason)
+        on = (
+            "--set convergence.stop=false"
+            if converged
+            else "another run from its export (model.start_from), with higher caps or more text"
+        )
+        self._telemetry.say(f"complete after step {step}: {reason}; to go on: {on}")
