@@ -75,7 +75,7 @@ EARLY: dict[str, Case] = {
     ),
     "back-translation that is not told its language": (
         lambda r, f: ["--recipe", str(r), "--set", "tasks.btmlm={}"],
-        ["tasks.btmlm needs model.language_embeddings: true"],
+        ["need model.language_embeddings: true"],
     ),
     "a temperature without a draw": (
         lambda r, f: ["--recipe", str(r), "--set", "tasks.btmlm={decode: {temperature: 0.5}}"],
