@@ -35,7 +35,7 @@ CASES = [
 
 
 def without_dry_batch() -> None:
-    trainer.Trainer._dry_batch = lambda self, aligned: None  # type: ignore[method-assign]
+    trainer.Trainer._dry_batch = lambda self: None  # type: ignore[method-assign]
 
 
 class Runs:
