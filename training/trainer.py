@@ -1,4 +1,4 @@
-"""Trainer: one run from its recipe to its export-ready checkpoint. The loop is at the bottom, in ``fit``.
+"""Trainer: one run from its recipe to its export-ready checkpoint. The loop is ``fit``.
 
 data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry      now and then: evaluation, checkpoint
 """
