@@ -9,9 +9,7 @@ pieces by a unigram model of their own texts (data/tokenizer.py); up to three pi
 
 from __future__ import annotations
 
-import argparse
 import gzip
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.command import data_config, recipe_parser, run
 from data.config import DataConfig
 from data.lexicon import LONGEST_PHRASE, PHRASE, PIVOT, primary, runs_of, units_of, written_without_spaces
 from data.progress import Progress
-from data.recipe import UserError, parse_recipe, read_recipe
+from data.recipe import UserError
 from data.records import TranslationPair
 from data.source_checks import check_corpus
 from data.sources import Reject, files_of, read_corpus
@@ -231,13 +230,9 @@ def pairs_with_english(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.lexicon",
-        description="Induce a word list from the translations that a recipe trains on; held-out corpora are not read.",
-    )
-    parser.add_argument("--recipe", required=True, help="the recipe, a YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe"
+    parser = recipe_parser(
+        "data.lexicon",
+        "Induce a word list from the translations that a recipe trains on; held-out corpora are not read.",
     )
     parser.add_argument(
         "--out", required=True, type=Path, help="the word list to write; gzipped if it ends in .gz"
@@ -247,20 +242,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="sentence pairs of a language that are read, drawn evenly (default: 100,000, about 2 GB of memory)",
     )  # fmt: skip
     given = parser.parse_args(arguments)
-    try:
+
+    def work() -> str:
         if not given.out.resolve().parent.is_dir():
             raise UserError(f"--out {given.out}: there is no folder {given.out.resolve().parent}.")
         if given.maximum_pairs < 1:
             raise UserError(f"--maximum-pairs {given.maximum_pairs}: at least one pair is needed.")
-        config = parse_recipe(read_recipe(given.recipe, given.set), DataConfig, other_sections=True)
-        print(induce_from(config, given.out, given.maximum_pairs))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        return induce_from(data_config(given), given.out, given.maximum_pairs)
+
+    return run(work, "nothing was written")
 
 
 def induce_from(config: DataConfig, out: Path, most: int) -> str:

@@ -10,7 +10,6 @@ blocks. Held-out corpora have no vectors, so nothing of them is ever mined.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import sys
@@ -22,11 +21,11 @@ from typing import IO, NamedTuple, cast
 
 import numpy as np
 
-from data.config import DataConfig
+from data.command import data_config, not_written, recipe_parser, run
 from data.keys import generator, key, permuted
 from data.nearest import Texts, nearest, rows_of, texts_of
 from data.progress import Progress
-from data.recipe import UserError, parse_recipe, read_recipe
+from data.recipe import UserError
 from data.store import Corpus, TokenStore
 from data.teach import open_store
 from data.teaching import Teaching
@@ -60,13 +59,9 @@ class Direction(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.mine", description="Mine hard negatives with a teacher's vectors."
-    )
+    parser = recipe_parser("data.mine", "Mine hard negatives with a teacher's vectors.")
     add = parser.add_argument
     default = Options()
-    add("--recipe", required=True, help="the recipe, a YAML file")
-    add("--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe")
     add("--vectors", type=Path, help="folder of data.teach (default: the store's folder, with .teacher)")
     add("--out", type=Path, required=True, help="the scored corpus, .jsonl or .jsonl.gz")
     add("--negatives", type=int, default=default.negatives, help="of a triplet (default: %(default)s)")
@@ -103,23 +98,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of what is left: the nearest, or drawn",
     )
     add("--seed", type=int, default=default.seed)
-    given = vars(parser.parse_args(arguments))
-    try:
-        config = parse_recipe(read_recipe(given["recipe"], given["set"]), DataConfig, other_sections=True)
-        store = open_store(config)
-        teaching = Teaching.open(given["vectors"] or Path(config.store + ".teacher"), store)
-        options = Options(**{name: given[name] for name in Options._fields})
-        print(mine(store, teaching, options, given["out"]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: could not be written: {error}; name another place with --out", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    given = parser.parse_args(arguments)
+
+    def work() -> str:
+        config = data_config(given)
+        options = Options(**{name: getattr(given, name) for name in Options._fields})
+        try:
+            store = open_store(config)
+            teaching = Teaching.open(given.vectors or Path(config.store + ".teacher"), store)
+            return mine(store, teaching, options, given.out)
+        except OSError as error:
+            raise not_written(error) from None
+
+    return run(work, "nothing was written")
 
 
 def mine(store: TokenStore, teaching: Teaching, options: Options, out: Path) -> str:

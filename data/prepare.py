@@ -9,7 +9,6 @@ complete. A complete store of the same inputs is used as it is.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -19,12 +18,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.command import data_config, recipe_parser, run
 from data.config import CorpusConfig, DataConfig
 from data.encode import EncoderPool, Task
 from data.groups import number_groups
 from data.lexicon import read_entries
 from data.progress import Progress
-from data.recipe import UserError, parse_recipe, read_recipe
+from data.recipe import UserError
 from data.records import Record, segments
 from data.source_checks import check_corpus
 from data.sources import Advance, Reject, files_of, read_corpus
@@ -40,13 +40,7 @@ Say = Callable[[str], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.prepare", description="Build the token store of a recipe."
-    )
-    parser.add_argument("--recipe", required=True, help="the recipe, a YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe"
-    )
+    parser = recipe_parser("data.prepare", "Build the token store of a recipe.")
     parser.add_argument(
         "--workers", type=int, default=None, help="worker processes (default: one a core, up to 8)"
     )
@@ -57,17 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--verify", action="store_true", help="read a store that is there already and compare every digest"
     )
     given = parser.parse_args(arguments)
-    try:
-        config = parse_recipe(read_recipe(given.recipe, given.set), DataConfig, other_sections=True)
+
+    def work() -> str:
+        config = data_config(given)
         store = prepare(config, workers=given.workers, rebuild=given.rebuild, verify=given.verify)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was changed", file=sys.stderr)
-        return 130
-    print(summary(store.manifest))
-    return 0
+        return summary(store.manifest)
+
+    return run(work, "nothing was changed")
 
 
 def prepare(

@@ -9,7 +9,6 @@ when the command was ended is not done again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -19,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.command import data_config, not_written, recipe_parser, run
 from data.config import DataConfig
 from data.prepare import differences, inputs_of
 from data.progress import Progress
-from data.recipe import UserError, parse_recipe, read_recipe
+from data.recipe import UserError
 from data.store import Corpus, TokenStore, sha256_of
 from data.teacher import Teacher, is_cross_encoder, teacher_fingerprint
 from data.teaching import MANIFEST, read_manifest, write_manifest
@@ -44,13 +44,7 @@ class Options(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m data.teach", description="Store a teacher's vectors and scores of a recipe's corpora."
-    )
-    parser.add_argument("--recipe", required=True, help="the recipe, a YAML file")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="a.b=c", help="override a key of the recipe"
-    )
+    parser = recipe_parser("data.teach", "Store a teacher's vectors and scores of a recipe's corpora.")
     parser.add_argument(
         "--teacher", required=True, type=Path, help="a SentenceTransformer or a cross-encoder, a folder"
     )
@@ -77,21 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = Options(
         given.teacher, given.prefix, tuple(given.corpora), given.records, given.batch, given.trust_code
     )
-    try:
-        config = parse_recipe(read_recipe(given.recipe, given.set), DataConfig, other_sections=True)
+
+    def work() -> str:
+        config = data_config(given)
         folder = given.out or Path(config.store + ".teacher")
-        done = teach(open_store(config), options, folder, rebuild=given.rebuild)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: could not be written: {error}; name another place with --out", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(done)
-    return 0
+        try:
+            return teach(open_store(config), options, folder, rebuild=given.rebuild)
+        except OSError as error:
+            raise not_written(error) from None
+
+    return run(work, "the same command goes on from here")
 
 
 def open_store(config: DataConfig) -> TokenStore:
