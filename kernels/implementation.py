@@ -8,8 +8,12 @@ says so once; an explicit choice is taken or refused, never replaced.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection
+from importlib.util import find_spec
 from typing import Final, Literal, get_args
+
+import torch
 
 Implementation = Literal["auto", "reference", "streaming", "triton", "cuda"]
 
@@ -42,6 +46,15 @@ def choose(operation: str, requested: str, available: Collection[str], recommend
             f"choose one of {', '.join(sorted(available))}, or 'auto'"
         )
     return requested
+
+
+def triton_runs_on(device: torch.device) -> bool:
+    """Whether a Triton kernel can run on tensors of ``device``: on a GPU, elsewhere in Triton's interpreter only.
+
+    Looks for the package without importing it. The interpreter is for tests: it is exact and very slow.
+    """
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return (device.type == "cuda" or interpreted) and find_spec("triton") is not None
 
 
 def taken_by_auto() -> dict[str, str]:

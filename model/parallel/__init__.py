@@ -1,0 +1,1 @@
+"""How a model is cut over tensor ranks, and what passes between them."""
