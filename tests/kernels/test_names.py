@@ -31,6 +31,12 @@ def test_an_unknown_name_is_an_import_error_with_the_remedy() -> None:
         from kernels import get_kernel  # noqa: F401
 
 
+def test_a_module_is_found_by_from_kernels_import() -> None:
+    # In a process of its own: one that was imported before is an attribute, and never asked for.
+    program = "from kernels import alignment, aot\nassert alignment.alignment_loss and aot.AotVariant"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 def test_a_transformers_model_opens_with_this_package_in_the_place_of_the_other() -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.XLMRobertaConfig(
