@@ -5,6 +5,11 @@
 M predicted positions, D width, V vocabulary. The matrix products run in the inputs' dtype (with the float32
 accumulation of the hardware); everything after them is float32, because exp and log in bfloat16 are off by
 several hundredths (float64 inputs stay float64).
+
+The table may be cut over the t ranks of a process group: rank r holds ids [r ceil(V / t), (r + 1) ceil(V / t)),
+the last ranks fill up with rows of padding, which are never counted. Hidden and targets are then equal on all
+of them, and so are the losses; each rank's gradient of hidden is whole, and that of table and bias is of its
+own rows. One collective in the forward, one in the backward; every rank of the group must call.
 """
 
 from __future__ import annotations
@@ -13,9 +18,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from kernels.implementation import choose
 from kernels.vocabulary.reference import vocabulary_loss_reference
+from kernels.vocabulary.shard import shard_of
 from kernels.vocabulary.streaming import vocabulary_loss_streaming
 
 __all__ = ["VocabularyLoss", "vocabulary_loss"]
@@ -31,13 +38,23 @@ class VocabularyLoss(NamedTuple):
 
 
 def vocabulary_loss(
-    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, *, implementation: str = "auto"
+    hidden: Tensor,
+    table: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    *,
+    ranks: ProcessGroup | None = None,
+    vocabulary: int | None = None,
+    implementation: str = "auto",
 ) -> VocabularyLoss:
     """Return the cross entropy of ``targets`` (M,) under ``hidden`` (M, D), ``table`` (V, D), ``bias`` (V,).
 
     ``hidden``, ``table`` and ``bias`` have one dtype. Without predicted positions (M = 0) the result is empty
     and still joins hidden, table and bias to the graph, with gradient zero. Under ZeRO-3 call it inside the
     forward of the module that owns the table: the backward reads the table again.
+
+    With ``ranks`` the table and bias are this rank's ceil(``vocabulary`` / ranks) rows; ``targets`` name ids
+    of the whole vocabulary. ``vocabulary`` None counts every row of every rank.
     """
     if hidden.ndim != 2 or table.ndim != 2 or hidden.shape[1] != table.shape[1]:
         raise ValueError(
@@ -52,7 +69,8 @@ def vocabulary_loss(
         raise ValueError(
             f"hidden, table and bias differ in dtype: {hidden.dtype}, {table.dtype}, {bias.dtype}"
         )
+    shard = shard_of(len(table), ranks, vocabulary)
     chosen = choose("vocabulary_loss", implementation, _IMPLEMENTATIONS, "streaming")
     with torch.autocast(hidden.device.type, enabled=False):
-        losses, correct = _IMPLEMENTATIONS[chosen](hidden, table, bias, targets)
+        losses, correct = _IMPLEMENTATIONS[chosen](hidden, table, bias, targets, shard)
     return VocabularyLoss(losses, correct)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kernels.implementation import ImplementationUnavailable
-from kernels.vocabulary import vocabulary_loss
-from kernels.vocabulary.reference import vocabulary_loss_reference
+from kernels.vocabulary import VocabularyLoss, vocabulary_loss
+from kernels.vocabulary.shard import Shard
 from kernels.vocabulary.streaming import vocabulary_loss_streaming
 
 IMPLEMENTATIONS = ("reference", "streaming")
@@ -37,6 +37,20 @@ def case(positions: int, vocabulary: int, width: int, dtype: torch.dtype, scale:
     )
 
 
+def reference(given: Case) -> VocabularyLoss:
+    return vocabulary_loss(*given[:4], implementation="reference")
+
+
+def streaming(given: Case, tile: tuple[int, int]) -> VocabularyLoss:
+    """In tiles of at most ``tile`` = (rows, columns)."""
+    rows, columns = tile
+    tile_bytes = min(rows, max(1, len(given.hidden))) * columns * given.table.element_size()
+    shard = Shard(0, len(given.table), None)
+    return VocabularyLoss(
+        *vocabulary_loss_streaming(*given[:4], shard, tile_bytes=tile_bytes, tile_rows=rows)
+    )
+
+
 def gradients(losses: Tensor, given: Case) -> list[Tensor]:
     return list(torch.autograd.grad((losses * given.weights).sum(), (given.hidden, given.table, given.bias)))
 
@@ -47,7 +61,7 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
 
 def test_reference_is_minus_the_log_of_the_targets_share() -> None:
     given = case(3, 5, 4, torch.float64)
-    losses, correct = vocabulary_loss_reference(given.hidden, given.table, given.bias, given.targets)
+    losses, correct = reference(given)
     for row in range(3):
         scores = [
             float(given.hidden[row].detach() @ given.table[word].detach() + given.bias[word].detach())
@@ -59,25 +73,28 @@ def test_reference_is_minus_the_log_of_the_targets_share() -> None:
         assert bool(correct[row]) == (max(range(5), key=scores.__getitem__) == target)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 10 * 7 * 8, 2**20])
-def test_streaming_passes_gradcheck(block_bytes: int) -> None:
+TILES = [(1, 1), (1, 1000), (5, 3), (10_000, 3), (16, 10_000), (10_000, 10_000)]
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_streaming_passes_gradcheck(tile: tuple[int, int]) -> None:
     given = case(13, 7, 3, torch.float64)
 
     def losses(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-        return vocabulary_loss_streaming(hidden, table, bias, given.targets, block_bytes=block_bytes)[0]
+        return streaming(given._replace(hidden=hidden, table=table, bias=bias), tile).losses
 
     assert torch.autograd.gradcheck(losses, (given.hidden, given.table, given.bias))
 
 
 @pytest.mark.parametrize("positions", [0, 1, 2, 17, 64])
 @pytest.mark.parametrize(("vocabulary", "width"), [(1, 1), (2, 3), (37, 8), (1031, 5)])
-@pytest.mark.parametrize("rows", [1, 7, 16, 10_000])
-def test_streaming_equals_reference_in_float64_for_every_block(
-    positions: int, vocabulary: int, width: int, rows: int
+@pytest.mark.parametrize("tile", [(1, 500), (7, 10), (16, 10_000), (10_000, 37), (10_000, 10_000)], ids=str)
+def test_streaming_equals_reference_in_float64_for_every_tile(
+    positions: int, vocabulary: int, width: int, tile: tuple[int, int]
 ) -> None:
     given = case(positions, vocabulary, width, torch.float64)
-    losses, correct = vocabulary_loss_streaming(*given[:4], block_bytes=rows * vocabulary * 8)
-    true_losses, true_correct = vocabulary_loss_reference(*given[:4])
+    losses, correct = streaming(given, tile)
+    true_losses, true_correct = reference(given)
     torch.testing.assert_close(losses, true_losses, rtol=1e-12, atol=1e-12)
     assert torch.equal(correct, true_correct)
     for value, truth in zip(gradients(losses, given), gradients(true_losses, given), strict=True):
@@ -85,18 +102,17 @@ def test_streaming_equals_reference_in_float64_for_every_block(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("rows", [5, 10_000])
+@pytest.mark.parametrize("tile", [(5, 10_000), (10_000, 50), (10_000, 10_000)], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_streaming_is_as_exact_as_dense_torch_in_low_precision(
-    dtype: torch.dtype, rows: int, scale: float
+    dtype: torch.dtype, tile: tuple[int, int], scale: float
 ) -> None:
     given = case(33, 515, 24, dtype, scale)
     hidden, table, bias = (part.detach().double().requires_grad_() for part in given[:3])
     truth_case = Case(hidden, table, bias, given.targets, given.weights)
-    truth = vocabulary_loss_reference(*truth_case[:4])[0]
-    block_bytes = rows * 515 * given.table.element_size()
-    values = vocabulary_loss_streaming(*given[:4], block_bytes=block_bytes)[0]
-    dense = vocabulary_loss_reference(*given[:4])[0]
+    truth = reference(truth_case).losses
+    values = streaming(given, tile).losses
+    dense = reference(given).losses
     assert values.dtype == torch.float32
     floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
     assert relative_error(values, truth) <= 1.2 * relative_error(dense, truth) + floor / 10
@@ -114,16 +130,14 @@ def test_losses_are_not_rounded_to_bfloat16() -> None:
 
 
 def test_the_tables_gradient_is_added_up_in_float32() -> None:
-    # 512 equal rows, one a block: in bfloat16 the sum would stop growing long before its end.
+    # 512 equal rows, one a tile: in bfloat16 the sum would stop growing long before its end.
     hidden = torch.ones(512, 1, dtype=torch.bfloat16)
     table = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
-    bias = torch.zeros(2, dtype=torch.bfloat16)
-    losses, _ = vocabulary_loss_streaming(
-        hidden, table, bias, torch.zeros(512, dtype=torch.long), block_bytes=1
-    )
-    losses.sum().backward()
-    assert table.grad is not None
-    assert table.grad.flatten().tolist() == [-256.0, 256.0]
+    bias = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
+    given = Case(hidden, table, bias, torch.zeros(512, dtype=torch.long), torch.ones(512))
+    streaming(given, (1, 2)).losses.sum().backward()
+    assert table.grad is not None and bias.grad is not None
+    assert table.grad.flatten().tolist() == bias.grad.tolist() == [-256.0, 256.0]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -153,8 +167,9 @@ def test_any_stride_is_accepted() -> None:
     wide = torch.randn(9, 8, dtype=torch.float64)
     strided = wide[:, ::2].detach().requires_grad_()
     columns = given.table.detach().T.contiguous().T.requires_grad_()
-    values = vocabulary_loss_streaming(strided, columns, given.bias, given.targets, block_bytes=200)[0]
-    truth = vocabulary_loss_reference(strided, columns, given.bias, given.targets)[0]
+    given = given._replace(hidden=strided, table=columns)
+    values = streaming(given, (4, 5)).losses
+    truth = reference(given).losses
     torch.testing.assert_close(values, truth, rtol=1e-12, atol=1e-12)
     for value, true in zip(
         torch.autograd.grad(values.sum(), (strided, columns)),
@@ -168,7 +183,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     given = case(6, 9, 3, torch.float64)
     loss = vocabulary_loss(given.hidden, given.table.detach(), given.bias.detach(), given.targets)
     (value,) = torch.autograd.grad((loss.losses * given.weights).sum(), (given.hidden,))
-    truth = gradients(vocabulary_loss_reference(*given[:4])[0], given)[0]
+    truth = gradients(reference(given).losses, given)[0]
     torch.testing.assert_close(value, truth, rtol=1e-12, atol=1e-12)
 
 
@@ -185,8 +200,7 @@ def test_the_logits_of_a_large_batch_are_never_whole() -> None:
 
     given = case(256, 1024, 4, torch.float32)
     with Watch():
-        losses, _ = vocabulary_loss_streaming(*given[:4], block_bytes=2**16)
-        losses.sum().backward()
+        streaming(given, (256, 64)).losses.sum().backward()
     assert largest <= 2**16 < 256 * 1024 * 4
 
 
