@@ -56,7 +56,8 @@ class PretrainingModel(nn.Module):
     """Encoder, masked-token head (its table is the encoder's), sentence vectors and their temperature.
 
     Weights depend on ``seed`` alone. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``;
-    ``checkpoint_layers`` trades time for memory. Works on the meta device.
+    ``checkpoint_layers`` trades time for memory; ``vocabulary_loss`` names an implementation of that loss.
+    Works on the meta device.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class PretrainingModel(nn.Module):
         seed: int = 0,
         layer_norm: LayerNormClass = nn.LayerNorm,
         checkpoint_layers: bool = False,
+        vocabulary_loss: str = "auto",
     ) -> None:
         super().__init__()
         self.config = config
+        self.vocabulary_loss = vocabulary_loss
         self.encoder = Encoder(config, layer_norm=layer_norm, checkpoint_layers=checkpoint_layers)
         self.head = MaskedTokenHead(config, layer_norm)
         self.temperature = InverseTemperature(initial_temperature, learn_temperature)
@@ -107,7 +110,7 @@ class PretrainingModel(nn.Module):
             return PretrainingOutput(nothing, nothing.bool(), vectors, inverse_temperature)
 
         def losses_of(features: Tensor, table: Tensor, bias: Tensor) -> VocabularyLoss:
-            return vocabulary_loss(features, table, bias, batch.targets)
+            return vocabulary_loss(features, table, bias, batch.targets, implementation=self.vocabulary_loss)
 
         losses, correct = self.head(
             hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, losses_of

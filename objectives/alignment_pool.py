@@ -39,13 +39,14 @@ class AlignmentPool:
         *,
         in_batch: InBatch | None = None,
         ranks: ProcessGroup | None = None,
-        implementation: str = "auto",
+        alignment: str = "auto",
+        margin: str = "auto",
     ) -> None:
-        """``weights`` (S,) per stream, ``ranks`` and ``implementation`` as in ``sentence_alignment``."""
+        """``weights`` (S,) per stream and ``ranks`` as in ``sentence_alignment``; then the losses' implementations."""
         self._weights = weights
         self._in_batch = in_batch
         self._ranks = ranks
-        self._implementation = implementation
+        self._of_alignment, self._of_margin = alignment, margin
         self._vectors: list[Tensor] = []
         self._teacher_vectors: list[Tensor] = []
         self._pairs: list[Pairs] = []
@@ -73,7 +74,7 @@ class AlignmentPool:
                 pairs,
                 self._weights,
                 ranks=self._ranks,
-                implementation=self._implementation,
+                implementation=self._of_alignment,
             )
             whole = total
             if self._in_batch is not None:
@@ -83,7 +84,7 @@ class AlignmentPool:
                     pairs,
                     self._in_batch,
                     ranks=self._ranks,
-                    implementation=self._implementation,
+                    implementation=self._of_margin,
                 )
                 whole = total + margin.total
                 self.margin = margin._replace(total=margin.total.detach())

@@ -174,6 +174,7 @@ def build_model(
         seed=recipe.seed,
         layer_norm=layer_norm,
         checkpoint_layers=recipe.model.activation_checkpointing,
+        vocabulary_loss=recipe.kernels.vocabulary,
     )
     fresh: list[str] = []
     if recipe.model.start_from is not None:

@@ -105,6 +105,17 @@ class OptimizerConfig(Section):
     implementation: Literal["auto", "torch", "apex"] = "auto"
 
 
+class KernelsConfig(Section):
+    """Which implementation of each loss runs. One that can not run here is refused at the first step.
+
+    They differ in time and memory, not in what they compute; kernels/implementation.py says what each is.
+    """
+
+    alignment: Literal["auto", "reference", "streaming", "triton"] = "auto"
+    margin: Literal["auto", "reference", "streaming", "triton", "cuda"] = "auto"
+    vocabulary: Literal["auto", "reference", "streaming", "triton"] = "auto"
+
+
 class RetrievalConfig(Section):
     """A held-out multi-way corpus whose rows are looked up among themselves and, if given, among more rows."""
 
@@ -151,6 +162,7 @@ class Recipe(DataConfig):
     batch: BatchConfig
     model: ModelConfig
     optimizer: OptimizerConfig = OptimizerConfig()
+    kernels: KernelsConfig = KernelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     convergence: ConvergenceConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()

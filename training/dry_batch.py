@@ -11,7 +11,7 @@ import torch
 from data.planner import Planner
 from data.recipe import UserError
 from data.stream import Microbatch, MicrobatchMaker
-from kernels.implementation import taken_by_auto
+from kernels.implementation import ImplementationUnavailable, taken_by_auto
 from training.config import BatchConfig
 from training.engine import Engine, World
 from training.step import StepLosses, sum_tallies
@@ -28,7 +28,8 @@ def dry_batch(
     Returns what the kernels' "auto" took, for people; empty where nothing was left to it.
 
     Raises:
-        UserError: a task has no document in the step, or its loss or gradient is not finite.
+        UserError: a task has no document in the step, or its loss or gradient is not finite, or the recipe names
+            an implementation of a loss that can not run here.
 
     """
     plan = planner.plan()
@@ -45,7 +46,10 @@ def dry_batch(
     microbatches = [maker(plan.rows(first, first + rows)) for first in firsts]
     tally, _ = sum_tallies(microbatches, [])
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
-        found = losses(microbatches, tally)
+        try:
+            found = losses(microbatches, tally)
+        except ImplementationUnavailable as error:
+            raise UserError(f"kernels: {error}") from None
     norm = engine.dry_step()
     for what, number in (("loss", float(found.sums.sum())), ("gradient", norm)):
         if not math.isfinite(number):

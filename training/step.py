@@ -26,6 +26,7 @@ from objectives.alignment_pool import AlignmentPool
 from objectives.back_translation import PseudoTokens
 from objectives.masked_tokens import masked_token_loss
 from objectives.report import LossReport
+from training.config import KernelsConfig
 from training.engine import Engine
 
 
@@ -92,12 +93,14 @@ def run_microbatches(
     aligned: bool,
     pseudo: PseudoTokens | None = None,
     margins: StepMargins = StepMargins(),  # noqa: B008  # a tuple: nothing in it changes
+    kernels: KernelsConfig = KernelsConfig(),  # noqa: B008  # frozen
 ) -> StepLosses:
     """Forward and backward of this rank's part of a step; the gradient is left with the engine.
 
     ``aligned`` says whether the recipe has tasks that compare sentences, ``pseudo`` how pseudo tokens are written,
     None in a step in which no rank has any to generate, ``margins`` which margin losses there are. They decide which
-    collectives run, so they must be the same on every rank; ``aligned`` and ``margins`` at every step too.
+    collectives run, so they must be the same on every rank; ``aligned`` and ``margins`` at every step too. ``kernels``
+    names the implementations of the losses that are computed here.
     """
     ranks = dist.group.WORLD
     health = None
@@ -106,7 +109,7 @@ def run_microbatches(
     reports: list[LossReport] = []
     triplets: list[Margin] = []
     in_batch: list[Margin] = []
-    pool = _first_pass(engine, batches, weights, margins) if aligned and len(batches) > 1 else None
+    pool = _first_pass(engine, batches, weights, margins, kernels) if aligned and len(batches) > 1 else None
     if pool is not None:
         reports.append(pool.solve().report)
         in_batch += [] if pool.margin is None else [pool.margin]
@@ -118,18 +121,25 @@ def run_microbatches(
         if pool is not None:
             loss = loss + pool.surrogate(number, output)
         elif aligned:
-            alignment = sentence_alignment(output, batch, weights, ranks=ranks)
+            alignment = sentence_alignment(
+                output, batch, weights, ranks=ranks, implementation=kernels.alignment
+            )
             loss = loss + alignment.total
             reports.append(alignment.report)
             if margins.in_batch is not None:
                 vectors = output.sentence_vectors
                 margin = pair_margin(
-                    vectors, batch.teacher_vectors, pairs_of(batch), margins.in_batch, ranks=ranks
+                    vectors,
+                    batch.teacher_vectors,
+                    pairs_of(batch),
+                    margins.in_batch,
+                    ranks=ranks,
+                    implementation=kernels.margin,
                 )
                 loss = loss + margin.total
                 in_batch.append(margin)
         if margins.triplets is not None:
-            margin = triplet_margin(output, batch, weights, margins.triplets)
+            margin = triplet_margin(output, batch, weights, margins.triplets, implementation=kernels.margin)
             loss = loss + margin.total
             reports.append(margin.report)
             triplets.append(margin)
@@ -149,10 +159,20 @@ def with_pseudo_tokens(
 
 
 def _first_pass(
-    engine: Engine, batches: Sequence[PackedBatch], weights: Tensor, margins: StepMargins
+    engine: Engine,
+    batches: Sequence[PackedBatch],
+    weights: Tensor,
+    margins: StepMargins,
+    kernels: KernelsConfig,
 ) -> AlignmentPool:
     """The sentence vectors of the whole step."""
-    pool = AlignmentPool(weights, in_batch=margins.in_batch, ranks=dist.group.WORLD)
+    pool = AlignmentPool(
+        weights,
+        in_batch=margins.in_batch,
+        ranks=dist.group.WORLD,
+        alignment=kernels.alignment,
+        margin=kernels.margin,
+    )
     with torch.no_grad():
         for batch in batches:
             pool.collect(engine(batch, sentence_vectors_only=True), batch)

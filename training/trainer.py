@@ -283,6 +283,7 @@ class Trainer:
             aligned=any(stream.task.loss == "alignment" for stream in self.data.streams),
             pseudo=self.pseudo if tally[:, Tally.PSEUDO].any() else None,
             margins=self._margins_of(tally),
+            kernels=self.recipe.kernels,
         )  # fmt: skip
 
     def _dry_batch(self) -> None:

@@ -50,7 +50,7 @@ def by_pool(
 ) -> Outcome:
     """One rank's share by way of the pool: a pass without gradient, the kernel, a pass of surrogates."""
     model = TinyEncoder()
-    pool = AlignmentPool(WEIGHTS, ranks=group, implementation=implementation)
+    pool = AlignmentPool(WEIGHTS, ranks=group, alignment=implementation)
     with torch.no_grad():
         for batch in microbatches:
             pool.collect(model(batch), batch)

@@ -20,7 +20,7 @@ def recipe(path: Path, *settings: str) -> Recipe:
 FREE = (
     "steps=9", "workers=2", "batch.microbatch_tokens=512", "optimizer.learning_rate=3e-3", "log.every=5",
     "tasks.mmlm.loss_weight=2", "model.dropout=0.1", "model.activation_checkpointing=true", "evaluation={}",
-    "checkpoint.keep=9", "store=elsewhere", "name=other",
+    "checkpoint.keep=9", "store=elsewhere", "name=other", "kernels.vocabulary=reference",
 )  # fmt: skip
 FIXED = (
     "seed=4", "tasks.mmlm.weight=2", "tasks.camlm.mask_rate=0.3", "sampling.language_temperature=0.7",
