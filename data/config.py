@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from data.cleaning.config import CleaningConfig
 from data.corpus import CorpusConfig, Name, Text
 from data.recipe import Alternatives, Section
 
@@ -43,6 +44,7 @@ class DataConfig(Section):
 
     store: Text  # folder of the token store
     corpora: dict[Name, CorpusConfig] = Field(min_length=1)
+    cleaning: CleaningConfig | None = None
     lexicons: tuple[LexiconConfig, ...] = ()
     tokenizer: TokenizerConfig
     maximum_tokens: int = Field(512, ge=8)  # longest text in ids, <s> and </s> included; the rest is cut off

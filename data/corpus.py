@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from data.cleaning.config import CleaningConfig
 from data.recipe import Alternatives
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
@@ -20,6 +21,9 @@ KINDS_OF_FORMAT = {
     "po": ("parallel",),
     "huggingface": ("parallel", "monolingual", "scored"),
 }
+
+
+COMMON = ("kind", "format", "held_out", "cleaning")  # keys of every kind and format
 
 
 class LanguageConfig(Alternatives):
@@ -75,6 +79,7 @@ class CorpusConfig(Alternatives):
     revision: Commit | None = None  # of the hub's data set: its commit, so that every run reads the same
     subset: Text | None = None  # of the hub's data set, if it has several (the hub calls them configurations)
     split: Text | None = None  # huggingface: which split of several
+    cleaning: CleaningConfig | None = None  # for this corpus alone; what it does not name is as for all
     held_out: bool = False  # prepared, but never trained on and never seen by the tokenizer
 
     @model_validator(mode="after")
@@ -92,7 +97,7 @@ class CorpusConfig(Alternatives):
         needed, allowed = self._keys()
         given = {
             name for name in type(self).model_fields
-            if name not in ("kind", "format", "held_out") and getattr(self, name) is not None
+            if name not in COMMON and getattr(self, name) is not None
         }  # fmt: skip
         problems = [f"{what} needs the key '{key}'" for key in needed if key not in given]
         problems += [

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.cleaning.config import effective
 from data.command import data_config, recipe_parser, run
 from data.config import CorpusConfig, DataConfig
 from data.encode import EncoderPool, Task
@@ -28,6 +29,7 @@ from data.recipe import UserError
 from data.records import Record, segments
 from data.sources import Advance, Reject, Where, files_of, files_of_corpus, read_corpus
 from data.sources.checks import check_corpus
+from data.sources.shifts import check_alignment
 from data.store import MANIFEST, TokenStore, digest_of_values, read_manifest, sha256_of, write_manifest
 from data.store_writer import CorpusWriter
 from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
@@ -86,6 +88,9 @@ def prepare(
         store = TokenStore.open(place)
         say(f"{place}: already prepared ({store.fingerprint[:12]}{', every digest compared' * verify})")
         return store
+    for name, corpus in config.corpora.items():
+        if effective(config.cleaning, corpus.cleaning, corpus.held_out).alignment is not False:
+            check_alignment(corpus, f"corpora.{name}")
     for lexicon in config.lexicons:  # training reads them; a fault in one is said before the work
         for _ in read_entries(Path(lexicon.path)):
             pass
