@@ -56,6 +56,16 @@ class EncoderConfig(BaseModel):
         """Length of one head's query, key and value vectors."""
         return self.width // self.heads
 
+    def shared_by(self, tensor_ranks: int) -> list[str]:
+        """Why the encoder can not be cut over so many tensor ranks, with what could be; empty if it can."""
+        fits = [n for n in range(1, self.heads + 1) if self.heads % n == self.feed_forward % n == 0]
+        return [
+            f"{name} {getattr(self, name)} can not be shared equally by {tensor_ranks} tensor ranks; this encoder"
+            f" could be by {', '.join(map(str, fits))}"
+            for name in ("heads", "feed_forward")
+            if getattr(self, name) % tensor_ranks
+        ]
+
     @property
     def longest_document(self) -> int:
         """Most tokens a document may have, special tokens included."""

@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from model.config import EncoderConfig
 from model.layer import Layer, LayerNormClass
 from model.layout import make_layout
+from model.parallel.collectives import joined, own_rows
+from model.parallel.topology import Axis
 
 
 class Embedding(nn.Module):
@@ -44,7 +46,8 @@ class Encoder(nn.Module):
     """Hidden states of a stream of documents.
 
     ``checkpoint_layers`` (may be set at any time) keeps only each layer's input for the backward and computes
-    the rest again. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``.
+    the rest again. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``. ``rows`` are ranks
+    over which the rows between the layers are spread (model/parallel/plan.py).
     """
 
     def __init__(
@@ -53,10 +56,12 @@ class Encoder(nn.Module):
         *,
         layer_norm: LayerNormClass = nn.LayerNorm,
         checkpoint_layers: bool = False,
+        rows: Axis = Axis(),
     ) -> None:
         super().__init__()
         self.config = config
         self.checkpoint_layers = checkpoint_layers
+        self.rows = rows
         self.embedding = Embedding(config, layer_norm)
         self.layers = nn.ModuleList(Layer(config, layer_norm) for _ in range(config.layers))
 
@@ -79,19 +84,20 @@ class Encoder(nn.Module):
         # parameters() and not an attribute: ZeRO-3 would gather a parameter that is read as an attribute.
         dtype = next(self.parameters()).dtype
         layout = make_layout(
-            token_ids, document_starts, context_lengths, pad_id=self.config.pad_id, dtype=dtype
-        )
+            token_ids, document_starts, context_lengths,
+            pad_id=self.config.pad_id, dtype=dtype, multiple=self.rows.size,
+        )  # fmt: skip
         hidden = self.embedding(
             layout.arrange(token_ids),
-            layout.arrange(position_ids),
-            None if language_ids is None else layout.arrange(language_ids),
+            own_rows(layout.arrange(position_ids), self.rows),
+            None if language_ids is None else own_rows(layout.arrange(language_ids), self.rows),
         )
         for layer in self.layers:
             if self.checkpoint_layers and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, layout, use_reentrant=False)
             else:
                 hidden = layer(hidden, layout)
-        return layout.restore(hidden)
+        return layout.restore(joined(hidden, self.rows))
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

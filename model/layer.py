@@ -25,7 +25,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.shape = (3, config.heads, config.head_width)
+        self.shape = (3, -1, config.head_width)  # of as many heads as this rank has
         self.projection = nn.Linear(
             config.width, 3 * config.width
         )  # rows: queries, keys, values; each head by head

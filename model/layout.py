@@ -10,7 +10,8 @@
 Two layouts. ``BucketedLayout`` sorts the documents by length and pads each bucket of
 nearly equal lengths to its longest, so that attention reads a bucket as a plain (documents, length) view,
 without a copy, and mostly without a mask. ``VariableLengthLayout`` leaves the order alone and gives torch's
-variable-length kernel its offsets; it needs a GPU and a 16-bit type.
+variable-length kernel its offsets; it needs a GPU and a 16-bit type. Where the number of rows must be a multiple of
+something, documents of one row fill it up, which repeat a token and which nobody reads.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class VariableLengthLayout:
     """The order of the stream, without its padding tail; contexts and readers are one call each."""
 
     tokens: int  # T
-    rows: int  # R, the tokens before the padding tail
+    order: Tensor | None  # (R,) int64 as above, where R is filled up
+    rows: int  # the tokens before the padding tail; R is that, or filled up
     everyone: Segments | None  # all documents are all context: no rows need to be picked
     calls: tuple[
         Segments, ...
@@ -88,11 +90,11 @@ class VariableLengthLayout:
 
     def arrange(self, values: Tensor) -> Tensor:
         """(T, ...) -> (R, ...): the tail is cut off."""
-        return values[: self.rows]
+        return values[: self.rows] if self.order is None else values.index_select(0, self.order)
 
     def restore(self, hidden: Tensor) -> Tensor:
         """(R, D) -> (T, D) with zeros in the padding tail."""
-        return F.pad(hidden, (0, 0, 0, self.tokens - self.rows))
+        return F.pad(hidden[: self.rows], (0, 0, 0, self.tokens - self.rows))
 
 
 Layout = BucketedLayout | VariableLengthLayout
@@ -117,12 +119,19 @@ class _Restore(torch.autograd.Function):
 
 
 def make_layout(
-    token_ids: Tensor, document_starts: Tensor, context_lengths: Tensor, *, pad_id: int, dtype: torch.dtype
+    token_ids: Tensor,
+    document_starts: Tensor,
+    context_lengths: Tensor,
+    *,
+    pad_id: int,
+    dtype: torch.dtype,
+    multiple: int = 1,
 ) -> Layout:
     """Lay out documents ``[document_starts[n], document_starts[n + 1])`` of a stream of ``token_ids`` (T,).
 
     The last document is the padding tail if its first token is ``pad_id``. On a GPU with a 16-bit ``dtype``
-    the variable-length kernel is used, in every other case buckets. One small copy to the host.
+    the variable-length kernel is used, in every other case buckets. The rows are a ``multiple`` of a number.
+    One small copy to the host.
     """
     tail_token = token_ids[document_starts[-2:-1].clamp(max=max(len(token_ids) - 1, 0))]
     numbers = torch.cat([document_starts, context_lengths, tail_token]).cpu().numpy()
@@ -131,11 +140,13 @@ def make_layout(
     if documents and len(token_ids) > starts[-2] and numbers[-1] == pad_id:
         starts, contexts = starts[:-1], contexts[:-1]
     if token_ids.is_cuda and dtype in (torch.bfloat16, torch.float16):
-        return _variable_length(len(token_ids), starts, contexts, token_ids.device)
-    return _bucketed(len(token_ids), starts, contexts, token_ids.device)
+        return _variable_length(len(token_ids), starts, contexts, token_ids.device, multiple)
+    return _bucketed(len(token_ids), starts, contexts, token_ids.device, multiple)
 
 
-def _bucketed(tokens: int, starts: np.ndarray, contexts: np.ndarray, device: torch.device) -> BucketedLayout:
+def _bucketed(
+    tokens: int, starts: np.ndarray, contexts: np.ndarray, device: torch.device, multiple: int = 1
+) -> BucketedLayout:
     lengths = np.diff(starts)
     reads = contexts < lengths
     # Documents with readers apart from those without, which then need at most a key mask; longest first.
@@ -166,6 +177,11 @@ def _bucketed(tokens: int, starts: np.ndarray, contexts: np.ndarray, device: tor
         buckets.append(Bucket(rows, len(members), length, hidden_keys))
         rows += len(members) * length
         first = last
+    if rows % multiple:
+        filling = multiple - rows % multiple
+        order.append(np.full(filling, starts[by_size[0]]))
+        real.append(np.zeros(filling, bool))
+        buckets.append(Bucket(rows, filling, 1, None))
     shown = np.concatenate(order) if order else np.empty(0, np.int64)
     is_real = np.concatenate(real) if real else np.empty(0, bool)
     places = np.empty(int(lengths.sum()), np.int64)
@@ -180,13 +196,19 @@ def _bucketed(tokens: int, starts: np.ndarray, contexts: np.ndarray, device: tor
 
 
 def _variable_length(
-    tokens: int, starts: np.ndarray, contexts: np.ndarray, device: torch.device
+    tokens: int, starts: np.ndarray, contexts: np.ndarray, device: torch.device, multiple: int = 1
 ) -> VariableLengthLayout:
+    rows = int(starts[-1] - starts[0])
+    order = None
+    if rows % multiple:
+        filling = np.arange(1, multiple - rows % multiple + 1)
+        starts = np.concatenate([starts, starts[-1] + filling])
+        contexts = np.concatenate([contexts, np.ones_like(filling)])
+        order = torch.from_numpy(np.concatenate([np.arange(rows), 0 * filling])).to(device)
     lengths = np.diff(starts)
-    rows = int(lengths.sum())
     if (contexts == lengths).all():
         return VariableLengthLayout(
-            tokens, rows, _segments(starts[:-1], lengths, starts[:-1], lengths, device), (), None
+            tokens, order, rows, _segments(starts[:-1], lengths, starts[:-1], lengths, device), (), None
         )
     calls, written = [], []
     for members, begin, size, keys in (
@@ -198,9 +220,9 @@ def _variable_length(
                 _segments(begin[members], size[members], starts[:-1][members], keys[members], device)
             )
             written.append(_rows(begin[members], size[members]))
-    places = np.empty(rows, np.int64)
-    places[np.concatenate(written)] = np.arange(rows)
-    return VariableLengthLayout(tokens, rows, None, tuple(calls), torch.from_numpy(places).to(device))
+    places = np.empty(int(lengths.sum()), np.int64)
+    places[np.concatenate(written)] = np.arange(len(places))
+    return VariableLengthLayout(tokens, order, rows, None, tuple(calls), torch.from_numpy(places).to(device))
 
 
 def _rows(begin: np.ndarray, size: np.ndarray) -> np.ndarray:

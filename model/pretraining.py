@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -14,6 +15,11 @@ from model.encoder import Encoder
 from model.generation import Decoding
 from model.heads import InverseTemperature, MaskedTokenHead, sentence_vectors
 from model.layer import LayerNormClass
+from model.parallel.plan import cut
+from model.parallel.split import split_of, whole_shape
+from model.parallel.topology import Axis
+
+DRAWN_AT_ONCE = 2**24  # weights, when a model is initialised
 
 
 class Batch(Protocol):
@@ -58,6 +64,9 @@ class PretrainingModel(nn.Module):
     Weights depend on ``seed`` alone. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``;
     ``checkpoint_layers`` trades time for memory; ``vocabulary_loss`` names an implementation of that loss.
     Works on the meta device.
+
+    Over the ranks of ``tensor`` the model is cut as model/parallel/plan.py says, with ``sequence`` also what lies
+    between the layers. All of them run it on the same batches, and each gets the whole output.
     """
 
     def __init__(
@@ -70,14 +79,24 @@ class PretrainingModel(nn.Module):
         layer_norm: LayerNormClass = nn.LayerNorm,
         checkpoint_layers: bool = False,
         vocabulary_loss: str = "auto",
+        tensor: Axis = Axis(),
+        sequence: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.vocabulary_loss = vocabulary_loss
-        self.encoder = Encoder(config, layer_norm=layer_norm, checkpoint_layers=checkpoint_layers)
-        self.head = MaskedTokenHead(config, layer_norm)
+        self.tensor = tensor
+        rows = tensor if sequence else Axis()
+        device = torch.get_default_device()
+        with torch.device("meta") if tensor.size > 1 else nullcontext():  # no rank ever holds the whole
+            self.encoder = Encoder(
+                config, layer_norm=layer_norm, checkpoint_layers=checkpoint_layers, rows=rows
+            )
+            self.head = MaskedTokenHead(config, layer_norm)
+        if tensor.size > 1:
+            cut(self, tensor, device, rows=sequence)
         self.temperature = InverseTemperature(initial_temperature, learn_temperature)
-        initialise(self, config, seed)
+        initialise(self, config, seed, tensor)
 
     def forward(
         self, batch: Batch, sentence_vectors_only: bool = False, decoding: Decoding | None = None
@@ -110,7 +129,11 @@ class PretrainingModel(nn.Module):
             return PretrainingOutput(nothing, nothing.bool(), vectors, inverse_temperature)
 
         def losses_of(features: Tensor, table: Tensor, bias: Tensor) -> VocabularyLoss:
-            return vocabulary_loss(features, table, bias, batch.targets, implementation=self.vocabulary_loss)
+            return vocabulary_loss(
+                features, table, bias, batch.targets,
+                ranks=self.tensor.group, vocabulary=self.config.vocabulary_size,
+                implementation=self.vocabulary_loss,
+            )  # fmt: skip
 
         losses, correct = self.head(
             hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, losses_of
@@ -130,7 +153,7 @@ class PretrainingModel(nn.Module):
         languages = batch.language_ids[batch.predicted]
 
         def ids_of(features: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-            return decoding.choose(features, table, bias, languages, batch.draws)
+            return decoding.choose(features, table, bias, languages, batch.draws, self.tensor)
 
         ids: Tensor = self.head(hidden, self.encoder.embedding.word.weight, ids_of)
         return ids
@@ -141,12 +164,13 @@ def _told_languages(batch: Batch) -> Tensor:
     return batch.language_ids.where(batch.language_shown, -1)
 
 
-def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
+def initialise(module: nn.Module, config: EncoderConfig, seed: int, tensor: Axis = Axis()) -> None:
     """Fill matrices from a normal of ``initializer_std``; zero the tables' rows of padding, as in XLM-R, and languages.
 
-    Biases are zero, norms as torch makes them. Every matrix is drawn on the CPU in float32 from a generator
-    of its own, keyed by ``seed`` and its name, so its values depend neither on the device nor on what else
-    the model holds. On the meta device there is nothing to fill.
+    Biases are zero, the weights of norms one. Every matrix is drawn on the CPU in float32 from a generator of its
+    own, keyed by ``seed`` and its name, so its values depend neither on the device nor on what else the model holds.
+    Of one that is cut, every rank of ``tensor`` draws the whole, a part of it at a time, and keeps its own. On the
+    meta device there is nothing to fill.
     """
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
@@ -157,9 +181,36 @@ def initialise(module: nn.Module, config: EncoderConfig, seed: int) -> None:
             elif parameter.ndim == 2:
                 key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
                 generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
-                drawn = torch.empty(parameter.shape).normal_(0.0, config.initializer_std, generator=generator)
-                if name.endswith(("word.weight", "position.weight")):
-                    drawn[config.pad_id] = 0.0
-                parameter.copy_(drawn)
+                padding = config.pad_id if name.endswith(("word.weight", "position.weight")) else None
+                _draw(parameter, generator, config.initializer_std, padding, tensor)
             elif name.endswith("bias"):
                 parameter.zero_()
+            elif name.endswith("norm.weight"):
+                parameter.fill_(1.0)
+
+
+def _draw(
+    parameter: Tensor, generator: torch.Generator, std: float, padding: int | None, tensor: Axis
+) -> None:
+    """Draw the whole matrix in pieces of rows, zero its row ``padding``, and keep in ``parameter`` what is its own."""
+    rows, width = whole_shape(parameter)
+    # torch draws 16 numbers at a time, the last ones of a piece apart: so the numbers are those of one piece.
+    step = max(16, DRAWN_AT_ONCE // width // 16 * 16)
+    starts = list(range(0, max(0, rows - step) + 1, step))
+    split = split_of(parameter)
+    if split is not None:
+        parameter.zero_()  # what fills it up
+    for start, end in zip(starts, [*starts[1:], rows], strict=True):
+        drawn = torch.empty(end - start, width).normal_(0.0, std, generator=generator)
+        if padding is not None and start <= padding < end:
+            drawn[padding - start] = 0.0
+        if split is None:
+            parameter[start:end] = drawn
+        elif split.dimension == 1:
+            parameter[start:end] = split.take(drawn, tensor.rank, tensor.size)
+        else:
+            for part in split.parts(tensor.rank, tensor.size):
+                first, last = max(start, part.whole), min(end, part.whole + part.length)
+                if first < last:
+                    own = part.own + first - part.whole
+                    parameter[own : own + last - first] = drawn[first - start : last - start]

@@ -42,15 +42,19 @@ def laid_out(name: str) -> tuple[torch.Tensor, list[int], list[int]]:
 
 
 @pytest.mark.parametrize("short", [0, 20, 256], ids=["torch's kernel", "both", "products"])
+@pytest.mark.parametrize("multiple", [1, 4])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_attention_and_its_gradient_equal_one_dense_mask(
-    name: str, short: int, monkeypatch: pytest.MonkeyPatch
+    name: str, multiple: int, short: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model.attention, "SHORT", short)
     monkeypatch.setattr(model.attention, "ROWS_AT_ONCE", 12)  # several pieces per bucket
     ids, starts, contexts = laid_out(name)
     real = sum(LAYOUTS[name][0])
-    layout = make_layout(ids, torch.tensor(starts), torch.tensor(contexts), pad_id=PAD, dtype=torch.float64)
+    layout = make_layout(
+        ids, torch.tensor(starts), torch.tensor(contexts), pad_id=PAD, dtype=torch.float64, multiple=multiple
+    )
+    assert len(layout.arrange(ids)) % multiple == 0
     generator = torch.Generator().manual_seed(0)
     stream = torch.randn(len(ids), 3, 2, 8, dtype=torch.float64, generator=generator)
     weight = torch.randn(len(ids), 16, dtype=torch.float64, generator=generator)
@@ -130,9 +134,10 @@ def test_variable_length_kernel_on_a_gpu_equals_one_dense_mask(name: str) -> Non
     torch.testing.assert_close(packed.grad.double().cpu(), dense.grad, atol=6e-2, rtol=3e-2)
 
 
+@pytest.mark.parametrize("multiple", [1, 4, 64])
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_variable_length_calls_pick_the_same_keys_as_the_dense_mask(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, multiple: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A loop with the meaning of the GPU's kernel takes its place: the offsets are checked without a GPU."""
     from model.layout import _variable_length
@@ -156,7 +161,9 @@ def test_variable_length_calls_pick_the_same_keys_as_the_dense_mask(
         torch.tensor(starts[: documents + 1]).numpy(),
         torch.tensor(contexts[:documents], dtype=torch.long).numpy(),
         torch.device("cpu"),
+        multiple,
     )
+    assert len(layout.arrange(ids)) == -(-real // multiple) * multiple
     stream = torch.randn(len(ids), 3, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ours = layout.restore(attention(layout.arrange(stream), layout).flatten(1))
     oracle = dense_attention(stream, visible(starts, contexts, len(ids)))[:real].flatten(1)
