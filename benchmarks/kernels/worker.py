@@ -1,0 +1,133 @@
+"""A process that measures one contestant: told the problem, it says how exact it is; told "run", what a run costs.
+
+    python -m benchmarks.kernels.worker CONTESTANT < requests        lines of JSON, both ways
+
+A process of its own, because only the peak of a whole process is what a loss really takes: the highest resident
+memory that Linux saw during the run, less what was resident before (on a GPU: what torch's allocator saw). It stays
+for the next round, compiled and warm, while the others run theirs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.kernels.problem import Outcome, Problem, Run, Unavailable
+
+
+def main(contestant: str) -> int:
+    """Answer requests until there are no more."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    run: Run | None = None
+    device = "cpu"
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if run is None:
+                problem = Problem(**request)
+                device = problem.device
+                run, answer = prepare(problem, contestant)
+            else:
+                answer = measure(run, device)
+        except Unavailable as reason:
+            answer = {"unavailable": str(reason)}
+        except (RuntimeError, MemoryError) as error:
+            answer = {
+                "unavailable": f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+            }
+        print(json.dumps(answer), file=answers, flush=True)
+    return 0
+
+
+def prepare(problem: Problem, contestant: str) -> tuple[Run, dict[str, Any]]:
+    """The contestant's run, and its error on a small problem (which warms it up too)."""
+    operation = importlib.import_module(f"benchmarks.kernels.{problem.operation}")
+    _, contestant_of = operation.CONTESTANTS[contestant]
+    small = operation.make(problem, small=True)
+    outcome = contestant_of(small)()
+    answer: dict[str, Any] = {"sees_peak": _reset_peak(problem.device)}
+    if outcome.loss is not None:
+        answer |= errors(outcome, operation.truth(small))
+    del small, outcome
+    return contestant_of(operation.make(problem)), answer
+
+
+def errors(outcome: Outcome, truth: Outcome) -> dict[str, float]:
+    """How far the loss is off, relative to the true one, and the worst gradient, relative to its norm."""
+    off = [
+        float((value.double() - true).norm() / true.norm())
+        for value, true in zip(outcome.gradients, truth.gradients, strict=True)
+        if true.norm() > 0
+    ]
+    return {
+        "loss_error": abs(float(outcome.loss.double() - truth.loss) / float(truth.loss)),
+        "gradient_error": max(off),
+    }
+
+
+def measure(run: Run, device: str) -> dict[str, Any]:
+    """Seconds, processor seconds and extra bytes of one forward and backward, gradients held at the end."""
+    import torch
+
+    gpu = device.startswith("cuda")
+    gc.collect()
+    _trim()
+    _reset_peak(device)
+    before = torch.cuda.memory_allocated() if gpu else _resident("VmRSS")
+    begin, processor = time.perf_counter(), time.process_time()
+    outcome = run()
+    if gpu:
+        torch.cuda.synchronize()
+    seconds, processor = time.perf_counter() - begin, time.process_time() - processor
+    peak = torch.cuda.max_memory_allocated() if gpu else _resident("VmHWM")
+    of_gradients = [gradient.numel() * gradient.element_size() for gradient in outcome.gradients]
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "extra_bytes": None if peak is None or before is None else peak - before,
+        "gradient_bytes": of_gradients,
+    }
+
+
+def _reset_peak(device: str) -> bool:
+    """Set the peak back to what is there now; False where the system can not."""
+    if device.startswith("cuda"):
+        import torch
+
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _resident(key: str) -> int | None:
+    """A line of this process's status in bytes; None where there is no such thing."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
+
+
+def _trim() -> None:
+    """Give back what the C library keeps of freed memory, so that it does not hide what a run takes."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        pass  # not glibc
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
