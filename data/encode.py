@@ -19,7 +19,7 @@ import numpy as np
 
 from data.recipe import UserError
 from data.records import Record, ScoredTriplet, TranslationPair, segments
-from data.sources import Reject
+from data.sources import Reject, Where
 from data.tokenizer import Tokenizer
 
 
@@ -41,9 +41,9 @@ class Chunk:
 
 
 def encode_chunk(
-    records: Sequence[tuple[int, Record]], file: str, tokenizer_folder: Path, maximum_tokens: int
+    records: Sequence[tuple[Where, Record]], tokenizer_folder: Path, maximum_tokens: int
 ) -> Chunk:
-    """Encodes (line, record) pairs of a file; texts that come out without ids are rejected as empty.
+    """Encodes records with their places; texts that come out without ids are rejected as empty.
 
     maximum_tokens: longest text with <s> and </s>. A pure function of its arguments, so that the store
     does not depend on how chunks are shared out.
@@ -54,15 +54,15 @@ def encode_chunk(
     kept: list[tuple[str, str, np.ndarray]] = []
     sizes, joined, scores, rejects = [], [], [], []
     truncated: Counter[str] = Counter()
-    for (line, record), row in zip(records, texts, strict=True):
+    for (where, record), row in zip(records, texts, strict=True):
         whole = [(language, text, next(encoded)) for language, text in row]
         good = [segment for segment in whole if len(segment[2])]
         if len(good) < len(whole):
             lost = [language for language, _, ids in whole if not len(ids)]
             if not (isinstance(record, TranslationPair) and len(good) >= 2):
-                rejects.append(Reject(file, line, "empty", lost[0]))
+                rejects.append(Reject(where, "empty", lost[0]))
                 continue
-            rejects += [Reject(file, line, "empty", language, whole_record=False) for language in lost]
+            rejects += [Reject(where, "empty", language, whole_record=False) for language in lost]
         sizes.append(len(good))
         # Translations mean the same, and so do anchor and positive; the negatives after them do not.
         joined += [0 < i and (i == 1 or isinstance(record, TranslationPair)) for i in range(len(good))]
@@ -88,7 +88,7 @@ def encode_chunk(
 
 
 # rejects of the source, and the arguments of encode_chunk
-Task = tuple[list[Reject], tuple[Sequence[tuple[int, Record]], str, Path, int]]
+Task = tuple[list[Reject], tuple[Sequence[tuple[Where, Record]], Path, int]]
 
 
 class EncoderPool:

@@ -24,8 +24,8 @@ from data.lexicon import LONGEST_PHRASE, PHRASE, PIVOT, primary, runs_of, units_
 from data.progress import Progress
 from data.recipe import UserError
 from data.records import TranslationPair
-from data.source_checks import check_corpus
-from data.sources import Reject, files_of, read_corpus
+from data.sources import Reject, files_of_corpus, read_corpus
+from data.sources.checks import check_corpus
 from data.tokenizer import learn_pieces
 from data.word_alignment import PASSES, Sentences, aligned, consistent_phrases
 
@@ -262,7 +262,7 @@ def induce_from(config: DataConfig, out: Path, most: int) -> str:
     }
     for name, corpus in parallel.items():
         check_corpus(corpus, f"corpora.{name}")
-    size = sum(f.stat().st_size for c in parallel.values() for path in c.files() for f in files_of(path))
+    size = sum(file.stat().st_size for corpus in parallel.values() for file in files_of_corpus(corpus))
     with Progress("reading", size) as progress:
         pairs = pairs_with_english(config, most, progress.advance)
     enough = {language: found for language, found in pairs.items() if len(found) >= FEWEST_PAIRS}

@@ -1,28 +1,44 @@
-"""Files -> lines, as bytes split on b"\\n" alone, gzip seen through, giant lines and bad UTF-8 marked."""
+"""Files -> lines, as bytes split on b"\n" alone, compression seen through, giant lines and bad UTF-8 marked."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
 
+from data.compression import DAMAGE, decompressed
 from data.recipe import UserError
 
-LONGEST_LINE = 1 << 26  # bytes; the rest of a longer line is skipped, so that memory stays bounded
+LONGEST_LINE = 1 << 24  # bytes; the rest of a longer line is skipped, so that memory stays bounded
 Advance = Callable[[int], None]  # told the bytes read from disk, for a progress bar
 
 
-def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[bytes | None]:
-    """Lines of a plain or gzipped file, without b"\\n" and one b"\\r" before; None is a giant line."""
+@contextmanager
+def opened(path: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """(the file as it is on disk, its content); UserError if it can not be opened."""
     try:
-        opened = open(path, "rb")
+        raw = open(path, "rb")
     except OSError as error:
         raise UserError(
             f"{path}: can not be opened: {error.strerror or error}; check the path and who may read it"
         ) from None
-    with opened as raw:
-        zipped = raw.peek(2)[:2] == b"\x1f\x8b"
-        file = gzip.GzipFile(fileobj=raw) if zipped else raw
+    with raw:
+        try:
+            content = decompressed(raw)
+        except DAMAGE as error:
+            raise damaged(path, "line 0", error) from None
+        yield raw, content
+
+
+def damaged(path: str, where: str, error: Exception | str) -> UserError:
+    """The message about a file that can not be read to its end; ``where``: the last place that could."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: damaged after {where}: {said}; fetch or write it again")
+
+
+def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[bytes | None]:
+    """Lines of a file, without b"\\n" and one b"\\r" before; None is a giant line."""
+    with opened(path) as (raw, file):
         seen = number = 0
         try:
             while line := file.readline(LONGEST_LINE):
@@ -39,10 +55,8 @@ def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[byt
                     advance(raw.tell() - seen)
                     seen = raw.tell()
                 yield None if giant else line.removesuffix(b"\n").removesuffix(b"\r")
-        except (EOFError, OSError, zlib.error) as error:
-            raise UserError(
-                f"{path}: damaged after line {number}: {error}; fetch or write the file again"
-            ) from None
+        except DAMAGE as error:
+            raise damaged(path, f"line {number}", error) from None
         advance(raw.tell() - seen)
 
 

@@ -123,7 +123,12 @@ _END = regex.compile(
 
 
 def sentences_of(text: str) -> list[str]:
-    """The sentences of ``text``, each with the white space after it; joined they are the text again."""
+    """The sentences of ``text``, each with the white space after it; joined they are the text again.
+
+    A text of several lines (a document) was split by whoever made it: each of its lines is a sentence.
+    """
+    if "\n" in text:
+        return regex.findall(r"\s*\S[^\n]*\s*", text)
     found: list[str] = []
     start = 0
     for match in _END.finditer(text):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.cleaning.config import effective
 from data.command import data_config, recipe_parser, run
 from data.config import CorpusConfig, DataConfig
 from data.encode import EncoderPool, Task
@@ -26,8 +27,9 @@ from data.lexicon import read_entries
 from data.progress import Progress
 from data.recipe import UserError
 from data.records import Record, segments
-from data.source_checks import check_corpus
-from data.sources import Advance, Reject, files_of, read_corpus
+from data.sources import Advance, Reject, Where, files_of, files_of_corpus, read_corpus
+from data.sources.checks import check_corpus
+from data.sources.shifts import check_alignment
 from data.store import MANIFEST, TokenStore, digest_of_values, read_manifest, sha256_of, write_manifest
 from data.store_writer import CorpusWriter
 from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
@@ -86,6 +88,9 @@ def prepare(
         store = TokenStore.open(place)
         say(f"{place}: already prepared ({store.fingerprint[:12]}{', every digest compared' * verify})")
         return store
+    for name, corpus in config.corpora.items():
+        if effective(config.cleaning, corpus.cleaning, corpus.held_out).alignment is not False:
+            check_alignment(corpus, f"corpora.{name}")
     for lexicon in config.lexicons:  # training reads them; a fault in one is said before the work
         for _ in read_entries(Path(lexicon.path)):
             pass
@@ -186,7 +191,7 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
             f"learned {tokenizer.vocabulary_size:,} of at most {config.tokenizer.train.vocabulary_size:,} ids: these"
             " corpora hold no more pieces"
         )
-    size = sum(file.stat().st_size for corpus in config.corpora.values() for file in _files(corpus))
+    size = sum(file.stat().st_size for corpus in config.corpora.values() for file in files_of_corpus(corpus))
     writers = []
     with (
         Progress("preparing", size) as progress,
@@ -200,7 +205,7 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
             tasks = _tasks(corpus, config, tokenizer_folder, progress.advance)
             for rejects, chunk in pool.in_order(tasks):
                 writer.add(chunk)
-                for reject in sorted(rejects + chunk.rejects, key=lambda each: (each.line, each.file)):
+                for reject in sorted(rejects + chunk.rejects, key=lambda each: each.where):
                     writer.reject(reject)
                     listing.write(_row(name, reject))
             if not writer.records:
@@ -246,7 +251,7 @@ def _tasks(
     corpus: CorpusConfig, config: DataConfig, tokenizer_folder: Path, advance: Advance
 ) -> Iterator[Task]:
     """The corpus cut into chunks; where the cuts lie depends on the corpus alone."""
-    records: list[tuple[int, Record]] = []
+    records: list[tuple[Where, Record]] = []
     rejects: list[Reject] = []
     held = 0
     for item in read_corpus(corpus, config.maximum_characters, advance):
@@ -256,9 +261,9 @@ def _tasks(
             records.append(item)
             held += len(segments(item[1]))
         if held >= SEGMENTS_PER_CHUNK or len(rejects) >= REJECTS_PER_CHUNK:
-            yield rejects, (records, corpus.files()[0], tokenizer_folder, config.maximum_tokens)
+            yield rejects, (records, tokenizer_folder, config.maximum_tokens)
             records, rejects, held = [], [], 0
-    yield rejects, (records, corpus.files()[0], tokenizer_folder, config.maximum_tokens)
+    yield rejects, (records, tokenizer_folder, config.maximum_tokens)
 
 
 # ---- the store's folder ---------------------------------------------------------------------------------
@@ -319,10 +324,6 @@ def _flush(folder: Path) -> None:
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-
-
-def _files(corpus: CorpusConfig) -> list[Path]:
-    return [file for path in corpus.files() for file in files_of(path)]
 
 
 def _row(corpus: str, reject: Reject) -> str:

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 from pydantic_core import ErrorDetails
 
 RECIPE_FILE = "recipe file"
@@ -28,6 +28,14 @@ class Section(BaseModel):
     """Base of every part of a recipe: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Alternatives(Section):
+    """Keys of which only some apply: those that do not are left out when the settings are written down."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_rest(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if value is not None}
 
 
 S = TypeVar("S", bound=BaseModel)

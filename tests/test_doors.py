@@ -12,7 +12,8 @@ import pytest
 DOORS = {
     "sentence_transformers": "data/teacher.py",
     "sentencepiece": "data/tokenizer.py",
-    "datasets": "data/sources.py",
+    "datasets": "data/sources/hugging_face.py",
+    "polib": "data/sources/po.py",
     "transformers": "model/huggingface.py",
     "deepspeed": "training/engine.py",
     "tensorboard": "training/metrics.py",

@@ -1,198 +1,184 @@
-"""The alignment loss in tiles of the similarities, never the whole of them; gradients made in the forward.
-
-Pass 1 takes the logsumexp over the negatives of this rank's rows and of its columns, tile by tile; one
-exchange gives every rank the logarithms L of all rows and columns. Pass 2 makes each tile again:
-
-    L_row_i = S_ip + row_i      P_row_ij = exp(S_ij - L_row_i)     (and the same for columns, over queries)
-    dS_ij   = w_i/2 P_row_ij + w_j/2 P_col_ij                       negatives
-    dS_ip   = -w_i/2 (sigmoid(n_row_i - S_ip) + sigmoid(n_col_i - S_ip))
-    dq_i = s sum_j dS_ij k_j     dk_j = s sum_i dS_ij q_i     ds = sum_i <q_i, dq_i> / s
+"""The alignment loss in tiles of the similarities, never the whole of them: torch operations, written in place.
 
 One process visits every tile once per pass and serves both directions from it: four matrix products. With
-ranks, a rank's queries need all keys and its keys need all queries: two bands of tiles, six products.
-The gradients are stored and the backward only scales them, so no collective runs inside autograd.
+ranks, a rank's queries need all keys and its keys need all queries: two bands of tiles, six products. All
+prefixes come from one pass over the coordinates: a tile's products are added up chunk by chunk, and are the
+similarities of a prefix (but for its lengths) when its last chunk is in.
+
+One exponential serves both directions, exp(S - c) with one c for the tile: rows and columns need it times
+exp(c - L) each. That is exact as long as nothing that counts is flushed to zero, which shows in the sums
+(pass 1) or in the logarithms (pass 2); a tile where it would be takes an exponential for each direction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.distributed import ProcessGroup
 
-from kernels.alignment.pool import AlignmentLoss, Pool, gather_pool, gather_rows
+from kernels.alignment.pool import Pool
+from kernels.alignment.prefixes import Prefixes
+from kernels.alignment.solution import Gradients, Negatives
+from kernels.alignment.tiles import Room, Strip, Tile, exact_products, strips, tiles
 
-TILE = 1024  # rows and columns; the tile and its two temporaries then stay near the processor
+TILE = (1024, 1024)  # queries and keys; the tile and its temporaries then stay near the processor
+_LOWEST = -1e30  # stands for -inf where a difference is taken
+# Natural logarithms. float32 flushes exp below -87, so within these ranges what is lost is below 1e-17 of a sum.
+_SUM_IN_RANGE = -36.0
+_LOGARITHMS_APART = 60.0
 
 
-def alignment_loss_streaming(
-    queries: Tensor,
-    keys: Tensor,
-    positives: Tensor,
-    inverse_temperature: Tensor,
-    query_groups: Tensor,
-    key_groups: Tensor,
-    weights: Tensor,
-    ranks: ProcessGroup | None,
-    *,
-    tile: int = TILE,
-) -> AlignmentLoss:
-    """See ``kernels.alignment``; beyond the pool and the gradients it holds a few (tile, tile)."""
-    wanted = torch.is_grad_enabled() and any(
-        tensor.requires_grad for tensor in (queries, keys, inverse_temperature)
-    )
-    return AlignmentLoss(
-        *_AlignmentLoss.apply(
-            queries,
-            keys,
-            inverse_temperature,
-            positives,
-            query_groups,
-            key_groups,
-            weights,
-            ranks,
-            tile,
-            wanted,
+class Streaming(NamedTuple):
+    """The two passes of kernels/alignment/solution.py; beyond the gradients they hold a few tiles."""
+
+    tile: tuple[int, int] = TILE
+
+    def negatives(self, pool: Pool, prefixes: Prefixes, scale: Tensor) -> Negatives:
+        """Pass 1: the logsumexp of every tile, joined."""
+        rows = scale.new_full((len(pool.queries), len(prefixes.widths)), -torch.inf)
+        columns = scale.new_full((len(pool.keys), len(prefixes.widths)), -torch.inf)
+        closest = scale.new_full((len(pool.queries),), -torch.inf)
+        room, factor = Room(self.tile, scale), float(scale)
+        with exact_products(pool.queries):
+            for strip in strips(pool, self.tile[0], scale.dtype):
+                i = strip.rows
+                for tile in tiles(pool, strip, self.tile[1], scale.dtype):
+                    j = tile.columns
+                    for p in range(len(prefixes.widths)):
+                        cosines = _cosines(p, prefixes, strip, tile, room)
+                        highest = cosines.amax(1).mul_(scale)
+                        of_rows, of_columns = _logsumexp(cosines, factor, highest, tile, room)
+                        if strip.for_queries:
+                            rows[i, p] = rows[i, p].logaddexp(of_rows)
+                        if strip.for_keys:
+                            columns[j, p] = columns[j, p].logaddexp(of_columns)
+                    if strip.for_queries:
+                        closest[i] = closest[i].maximum(highest)
+        return Negatives(rows[pool.own_queries], columns[pool.own_keys], closest[pool.own_queries])
+
+    def gradients(
+        self, pool: Pool, prefixes: Prefixes, scale: Tensor, query_terms: Tensor, key_terms: Tensor
+    ) -> Gradients:
+        """Pass 2: dS of every tile, multiplied with the tile's keys and with its queries."""
+        of_queries = torch.zeros_like(pool.queries[pool.own_queries])
+        of_keys = torch.zeros_like(pool.keys[pool.own_keys], dtype=scale.dtype)
+        key_turn = scale.new_zeros((len(of_keys), len(prefixes.widths)))
+        along = torch.zeros_like(scale)
+        room, factor = Room(self.tile, scale), float(scale)
+        with exact_products(pool.queries):
+            for strip in strips(pool, self.tile[0], scale.dtype):
+                of_strip = torch.zeros_like(strip.queries)
+                query_turn = scale.new_zeros((len(of_strip), len(prefixes.widths)))
+                for tile in tiles(pool, strip, self.tile[1], scale.dtype):
+                    own = slice(tile.columns.start - strip.keys.start, tile.columns.stop - strip.keys.start)
+                    pulls = []
+                    for p in range(len(prefixes.widths)):
+                        cosines = _cosines(p, prefixes, strip, tile, room)
+                        terms = query_terms[strip.rows, p], key_terms[tile.columns, p]
+                        pull = _pull(cosines, factor, *terms, tile, room)
+                        if prefixes.of_queries is not None:
+                            turned = _with_lengths(pull, p, prefixes, strip, tile, room)
+                            query_turn[:, p] += turned.sum(1)
+                            if strip.for_keys:
+                                key_turn[own, p] += turned.sum(0)
+                        pulls.append(pull)
+                    # A chunk is part of its own prefix and of every longer one.
+                    for p in reversed(range(len(pulls))):
+                        chunk = prefixes.chunk(p)
+                        pull = pulls[p] if p + 1 == len(pulls) else pulls[p].add_(pulls[p + 1])
+                        if strip.for_queries:
+                            of_strip[:, chunk].addmm_(pull, tile.keys[:, chunk])
+                        if strip.for_keys:
+                            of_keys[own, chunk].addmm_(pull.T, strip.queries[:, chunk])
+                if strip.for_queries:
+                    if prefixes.of_queries is None:
+                        along += (of_strip * strip.queries).sum()
+                    else:
+                        along += query_turn.sum()
+                        lengths = prefixes.of_queries[strip.rows]
+                        _turn(of_strip, query_turn * lengths.square(), strip.queries, prefixes)
+                    first = strip.rows.start - pool.own_queries.start
+                    of_queries[first : first + len(of_strip)] = of_strip.mul_(scale)
+        if prefixes.of_keys is not None:
+            lengths = prefixes.of_keys[pool.own_keys]
+            _turn(of_keys, key_turn * lengths.square(), pool.keys[pool.own_keys], prefixes)
+        return Gradients(of_queries, of_keys.mul_(scale).to(pool.keys.dtype), along * scale)
+
+
+def _cosines(p: int, prefixes: Prefixes, strip: Strip, tile: Tile, room: Room) -> Tensor:
+    """Return z / s of prefix ``p`` in a tile, -inf where an entry is no negative; prefixes are asked for in order."""
+    chunk = prefixes.chunk(p)
+    cosines = products = room("products", len(strip.queries), len(tile.keys))
+    if p == 0:
+        torch.mm(strip.queries[:, chunk], tile.keys[:, chunk].T, out=products)
+    else:
+        products.addmm_(strip.queries[:, chunk], tile.keys[:, chunk].T)
+    if prefixes.of_queries is not None and prefixes.of_keys is not None:
+        lengths = prefixes.of_queries[strip.rows, p, None]
+        cosines = torch.mul(products, lengths, out=room(p, *products.shape)).mul_(
+            prefixes.of_keys[tile.columns, p]
         )
-    )
+    return cosines if tile.excluded is None else cosines.masked_fill_(tile.excluded, -torch.inf)
 
 
-class _Band(NamedTuple):
-    """A rectangle of the similarities, and which of its sides are this rank's to answer for."""
-
-    queries: slice
-    keys: slice
-    for_queries: bool
-    for_keys: bool
-
-
-class _AlignmentLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        keys: Tensor,
-        inverse_temperature: Tensor,
-        positives: Tensor,
-        query_groups: Tensor,
-        key_groups: Tensor,
-        weights: Tensor,
-        ranks: ProcessGroup | None,
-        tile: int,
-        wanted: bool,
-    ) -> tuple[Tensor, ...]:
-        wide = torch.promote_types(queries.dtype, torch.float32)
-        pool = gather_pool(queries, keys, positives, query_groups, key_groups, ranks)
-        scale = inverse_temperature.to(wide)
-        half = weights.to(wide) / 2
-        own_queries, own_positives = queries.to(wide), keys[positives].to(wide)
-        of_positive = scale * (own_queries * own_positives).sum(1)  # (P,)
-
-        row_negatives, column_negatives, closest = _negatives_of_own(pool, scale, tile)
-        row_gap = row_negatives - of_positive
-        column_gap = column_negatives[positives] - of_positive
-        rows, columns = _softplus(row_gap), _softplus(column_gap)
-        total = (half * (rows + columns)).sum()
-
-        # Always exchanged, gradient or not: whether one is wanted may differ between ranks.
-        of_queries = torch.stack([of_positive + rows, half], 1)  # (P, 2): L and weight
-        of_keys = of_queries.new_tensor([torch.inf, 0.0]).repeat(len(keys), 1)  # no partner: no column loss
-        of_keys[positives] = torch.stack([of_positive + columns, half], 1)
-        of_queries, of_keys = gather_rows(of_queries, of_keys, pool.lengths, ranks)
-
-        if wanted:
-            query_gradient, key_gradient = _gradients_of_own(pool, scale, of_queries, of_keys, tile)
-            pull = (-half * (row_gap.sigmoid() + column_gap.sigmoid()))[:, None]
-            query_gradient += pull * own_positives
-            key_gradient[positives] += pull * own_queries
-            scale_gradient = (own_queries * query_gradient).sum()
-            ctx.save_for_backward(
-                query_gradient.mul_(scale).to(queries.dtype),
-                key_gradient.mul_(scale).to(keys.dtype),
-                scale_gradient.to(inverse_temperature.dtype),
-            )
-        correct = closest <= of_positive
-        ctx.mark_non_differentiable(rows, columns, correct)
-        return total, rows, columns, correct
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        of_queries, of_keys, of_scale = ctx.saved_tensors
-        gradients = (upstream.to(stored.dtype) * stored for stored in (of_queries, of_keys, of_scale))
-        return (*gradients, None, None, None, None, None, None, None)
-
-
-def _negatives_of_own(pool: Pool, scale: Tensor, tile: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pass 1: logsumexp over the negatives of own rows (P,) and columns (R,), and the rows' largest (P,)."""
-    rows = scale.new_full((len(pool.queries),), -torch.inf)
-    largest = rows.clone()
-    columns = scale.new_full((len(pool.keys),), -torch.inf)
-    for band in _bands(pool):
-        for query_rows, key_rows, _, _, logits in _tiles(pool, scale, band, tile):
-            if band.for_queries:
-                rows[query_rows] = torch.logaddexp(rows[query_rows], logits.logsumexp(1))
-                largest[query_rows] = torch.maximum(largest[query_rows], logits.amax(1))
-            if band.for_keys:
-                columns[key_rows] = torch.logaddexp(columns[key_rows], logits.logsumexp(0))
-    return rows[pool.own_queries], columns[pool.own_keys], largest[pool.own_queries]
-
-
-def _gradients_of_own(
-    pool: Pool, scale: Tensor, of_queries: Tensor, of_keys: Tensor, tile: int
+def _logsumexp(
+    cosines: Tensor, factor: float, highest: Tensor, tile: Tile, room: Room
 ) -> tuple[Tensor, Tensor]:
-    """Pass 2: the negatives' part of own d total / d (s q) (P, E) and d total / d (s k) (R, E).
-
-    ``of_queries`` (Q, 2) and ``of_keys`` (K, 2) hold L and half the weight of every row and column.
-    """
-    first_query, first_key = pool.own_queries.start, pool.own_keys.start
-    query_gradient = torch.zeros_like(pool.queries[pool.own_queries], dtype=scale.dtype)
-    key_gradient = torch.zeros_like(pool.keys[pool.own_keys], dtype=scale.dtype)
-    for band in _bands(pool):
-        for query_rows, key_rows, queries, keys, logits in _tiles(pool, scale, band, tile):
-            row_logarithm, row_weight = of_queries[query_rows, None].unbind(2)
-            column_logarithm, column_weight = of_keys[None, key_rows].unbind(2)
-            pull = (logits - row_logarithm).exp_().mul_(row_weight)
-            pull += logits.sub_(column_logarithm).exp_().mul_(column_weight)
-            if band.for_queries:
-                query_gradient[query_rows.start - first_query : query_rows.stop - first_query] += pull @ keys
-            if band.for_keys:
-                key_gradient[key_rows.start - first_key : key_rows.stop - first_key] += pull.T @ queries
-    return query_gradient, key_gradient
+    """Return the logsumexp of rows and of columns; ``highest`` (rows,) are the largest logits of the rows."""
+    c = highest.max().clamp_min(_LOWEST)
+    shared = torch.add(-c, cosines, alpha=factor, out=room("shared", *cosines.shape)).exp_()
+    of_rows, of_columns = shared.sum(1).log_(), shared.sum(0).log_()
+    # Without negatives a sum is rightly 0; anywhere else so small a sum has lost some of its terms.
+    summed = [of_rows, of_columns]
+    if tile.excluded is not None:
+        summed = [
+            of_rows.masked_fill(highest == -torch.inf, 0.0),
+            of_columns.masked_fill(tile.excluded.all(0), 0.0),
+        ]
+    if torch.cat(summed).min() < _SUM_IN_RANGE:
+        logits = cosines.mul_(factor)
+        return logits.logsumexp(1), logits.logsumexp(0)
+    return of_rows.add_(c), of_columns.add_(c)
 
 
-def _bands(pool: Pool) -> list[_Band]:
-    """Return the rectangles that hold this rank's rows and columns."""
-    all_queries, all_keys = slice(0, len(pool.queries)), slice(0, len(pool.keys))
-    if len(pool.lengths) == 1:
-        return [_Band(all_queries, all_keys, True, True)]
-    return [_Band(pool.own_queries, all_keys, True, False), _Band(all_queries, pool.own_keys, False, True)]
+def _pull(
+    cosines: Tensor, factor: float, query_terms: Tensor, key_terms: Tensor, tile: Tile, room: Room
+) -> Tensor:
+    """Return dS of a tile, in the place of its ``cosines``; terms are (rows or columns, 3)."""
+    row_logarithm, row_weight, of_positive = query_terms.unbind(1)
+    column_logarithm, column_weight, _ = key_terms.unbind(1)
+    # A key without a query has L = inf and weight 0: as a column it has no loss.
+    paired = column_logarithm.masked_fill(column_logarithm == torch.inf, row_logarithm[0])
+    least, most = torch.cat([row_logarithm, paired]).aminmax()
+    spare = room("shared", *cosines.shape)
+    if most - least <= _LOGARITHMS_APART:
+        c = (most + least) / 2
+        of_rows = row_weight * (c - row_logarithm).exp_()
+        of_columns = column_weight * (c - column_logarithm).exp_()
+        pull = torch.add(-c, cosines, alpha=factor, out=cosines).exp_()
+        pull.mul_(torch.add(of_rows[:, None], of_columns, out=spare))
+    else:
+        by_row = torch.add(-row_logarithm[:, None], cosines, alpha=factor, out=spare).exp_()
+        by_row.mul_(row_weight[:, None])
+        pull = torch.add(-column_logarithm, cosines, alpha=factor, out=cosines).exp_()
+        pull.mul_(column_weight).add_(by_row)
+    if tile.positives is not None:
+        rows, columns = tile.positives
+        pull[rows, columns] = of_positive[rows]
+    return pull
 
 
-def _tiles(
-    pool: Pool, scale: Tensor, band: _Band, tile: int
-) -> Iterator[tuple[slice, slice, Tensor, Tensor, Tensor]]:
-    """Yield (query rows, key rows, queries, keys, logits); -inf where an entry is not a negative."""
-    for query_rows in _pieces(band.queries, tile):
-        queries = pool.queries[query_rows].to(scale.dtype)
-        for key_rows in _pieces(band.keys, tile):
-            keys = pool.keys[key_rows].to(scale.dtype)
-            numbers = torch.arange(key_rows.start, key_rows.stop, device=keys.device)
-            no_negative = pool.query_groups[query_rows, None] == pool.key_groups[None, key_rows]
-            no_negative |= pool.positives[query_rows, None] == numbers[None, :]
-            logits = ((queries * scale) @ keys.T).masked_fill_(no_negative, -torch.inf)
-            yield query_rows, key_rows, queries, keys, logits
+def _with_lengths(pull: Tensor, p: int, prefixes: Prefixes, strip: Strip, tile: Tile, room: Room) -> Tensor:
+    """Multiply ``pull`` by both lengths, in place; return it times the products: dS_ij z_ij / s."""
+    assert prefixes.of_queries is not None and prefixes.of_keys is not None
+    pull.mul_(prefixes.of_queries[strip.rows, p, None]).mul_(prefixes.of_keys[tile.columns, p])
+    return torch.mul(pull, room("products", *pull.shape), out=room("shared", *pull.shape))
 
 
-def _pieces(whole: slice, size: int) -> Iterator[slice]:
-    """Yield slices of at most ``size`` that cover ``whole``."""
-    for start in range(whole.start, whole.stop, size):
-        yield slice(start, min(start + size, whole.stop))
-
-
-def _softplus(gap: Tensor) -> Tensor:
-    """Return log(1 + exp(gap)); torch's own softplus is linear above 20, which float64 can tell."""
-    return torch.logaddexp(gap, torch.zeros_like(gap))
+def _turn(gradient: Tensor, factors: Tensor, vectors: Tensor, prefixes: Prefixes) -> None:
+    """Take ``factors`` (rows, W) times each prefix of ``vectors`` away: a prefix has no gradient along itself."""
+    of_chunks = factors.flip(1).cumsum(1).flip(1)
+    for p in range(len(prefixes.widths)):
+        chunk = prefixes.chunk(p)
+        gradient[:, chunk].addcmul_(vectors[:, chunk].to(gradient.dtype), of_chunks[:, p, None], value=-1)

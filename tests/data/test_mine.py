@@ -16,8 +16,8 @@ from data.mine import Options, main, mine
 from data.nearest import nearest, texts_of
 from data.recipe import UserError
 from data.records import ScoredTriplet
-from data.source_checks import check_corpus
 from data.sources import read_corpus
+from data.sources.checks import check_corpus
 from data.store import TokenStore
 from data.teach import Options as TeachOptions
 from data.teach import teach

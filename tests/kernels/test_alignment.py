@@ -3,110 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
-from torch.nn.functional import normalize
 
 from kernels.alignment import AlignmentLoss, alignment_loss
-from kernels.alignment.streaming import alignment_loss_streaming
-from tests.ranks import run_on_ranks
+from tests.kernels.alignment_pools import Pool, assert_equal, make_pool, solve
 
 IMPLEMENTATIONS = ("reference", "streaming")
-
-
-class Pool(NamedTuple):
-    """Pairs and hard negatives of one process, or of one rank."""
-
-    queries: Tensor
-    keys: Tensor
-    positives: Tensor
-    query_groups: Tensor
-    key_groups: Tensor
-    weights: Tensor
-
-
-def make_pool(
-    pairs: int, hard_negatives: int = 0, groups: str = "some", width: int = 6, spread: float = 1.0
-) -> Pool:
-    """Keys lie ``spread`` around their queries; positives are scattered among the hard negatives."""
-    generator = torch.Generator().manual_seed(pairs * 97 + hard_negatives)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    queries = normalize(draw(pairs, width), dim=1)
-    positives = torch.randperm(pairs + hard_negatives, generator=generator)[:pairs]
-    keys = draw(pairs + hard_negatives, width)
-    keys[positives] = queries + spread * keys[positives]
-    numbers = {
-        "none": torch.arange(pairs + hard_negatives),
-        "some": torch.randint(1 + pairs // 2, (pairs + hard_negatives,), generator=generator),
-        "all": torch.zeros(pairs + hard_negatives, dtype=torch.long),
-    }[groups]
-    return Pool(
-        queries,
-        normalize(keys, dim=1),
-        positives,
-        numbers[positives],
-        numbers,
-        torch.rand(pairs, generator=generator, dtype=torch.float64) + 0.1,
-    )
-
-
-class Result(NamedTuple):
-    """The loss and its gradients."""
-
-    total: Tensor
-    rows: Tensor
-    columns: Tensor
-    correct: Tensor
-    of_queries: Tensor
-    of_keys: Tensor
-    of_scale: Tensor
-
-
-def solve(
-    pool: Pool,
-    scale: float,
-    implementation: str,
-    *,
-    dtype: torch.dtype = torch.float64,
-    ranks: ProcessGroup | None = None,
-    tile: int | None = None,
-) -> Result:
-    queries, keys = (part.to(dtype, copy=True).requires_grad_() for part in (pool.queries, pool.keys))
-    inverse_temperature = torch.tensor(
-        scale, dtype=torch.promote_types(dtype, torch.float32), requires_grad=True
-    )
-    if tile is None:
-        loss = alignment_loss(
-            queries,
-            keys,
-            pool.positives,
-            inverse_temperature,
-            query_groups=pool.query_groups,
-            key_groups=pool.key_groups,
-            weights=pool.weights,
-            ranks=ranks,
-            implementation=implementation,
-        )
-    else:
-        loss = alignment_loss_streaming(
-            queries, keys, pool.positives, inverse_temperature, *pool[3:], ranks, tile=tile
-        )
-    return Result(
-        loss.total.detach(), *loss[1:], *torch.autograd.grad(loss.total, (queries, keys, inverse_temperature))
-    )
-
-
-def assert_equal(result: Result, truth: Result, tolerance: float = 1e-12) -> None:
-    for name, value, true in zip(Result._fields, result, truth, strict=True):
-        close = torch.isclose(value.double(), true.double(), rtol=tolerance, atol=tolerance)
-        assert value.shape == true.shape and close.all(), f"{name}: {value} is not {true}"
 
 
 def naive_losses(pool: Pool, scale: float) -> tuple[list[float], list[float]]:
@@ -178,9 +83,9 @@ def test_gradients_are_those_of_finite_differences(implementation: str, hard_neg
 )
 @pytest.mark.parametrize("groups", ["none", "some", "all"])
 @pytest.mark.parametrize("scale", [1.0, 20.0, 100.0])
-@pytest.mark.parametrize("tile", [1, 16, 1024])
+@pytest.mark.parametrize("tile", [(1, 3), (16, 16), (5, 1024)], ids=str)
 def test_streaming_equals_reference_in_float64_for_every_tile(
-    pairs: int, hard_negatives: int, groups: str, scale: float, tile: int
+    pairs: int, hard_negatives: int, groups: str, scale: float, tile: tuple[int, int]
 ) -> None:
     pool = make_pool(pairs, hard_negatives, groups)
     assert_equal(solve(pool, scale, "streaming", tile=tile), solve(pool, scale, "reference"))
@@ -202,7 +107,7 @@ def test_low_precision_loses_only_the_rounding_of_the_gradients(
     torch.testing.assert_close(result.rows.double(), truth.rows, rtol=1e-5, atol=1e-6 * scale)
     for value, true in ((result.of_queries, truth.of_queries), (result.of_keys, truth.of_keys)):
         assert float((value.double() - true).norm() / true.norm()) <= floor + 1e-6 * scale
-    assert float((result.of_scale - truth.of_scale).abs() / truth.of_scale.abs()) <= 1e-6 * scale + 1e-5
+    assert float((result.of_scale - truth.of_scale).abs() / truth.of_scale.abs()) <= floor + 1e-6 * scale
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -271,7 +176,7 @@ def test_any_stride_is_accepted() -> None:
     strided = pool._replace(
         queries=torch.randn(9, 12, dtype=torch.float64)[:, ::2], keys=pool.keys.T.contiguous().T
     )
-    assert_equal(solve(strided, 5.0, "streaming", tile=4), solve(strided, 5.0, "reference"))
+    assert_equal(solve(strided, 5.0, "streaming", tile=(4, 5)), solve(strided, 5.0, "reference"))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -295,8 +200,8 @@ def test_similarities_are_never_whole() -> None:
 
     pool = make_pool(200, 100, width=4)
     with Watch():
-        solve(pool, 20.0, "streaming", tile=32)
-    assert largest <= 300 * 4 < 200 * 300
+        solve(pool, 20.0, "streaming", tile=(32, 32))
+    assert largest <= 500 * 4 < 200 * 300
 
 
 def test_without_a_wanted_gradient_there_is_none() -> None:
@@ -326,55 +231,3 @@ def test_without_a_wanted_gradient_there_is_none() -> None:
 def test_mistaken_arguments_are_refused(change: dict[str, Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve(make_pool(3)._replace(**change), 20.0, "reference")
-
-
-# Pairs and hard negatives of each rank.
-SPLITS = [
-    [(7, 2)],
-    [(5, 0), (3, 0)],
-    [(6, 1), (0, 0)],
-    [(5, 3), (9, 0), (0, 2)],
-    [(0, 0), (0, 0), (4, 0)],
-    [(1, 0), (4, 2), (0, 0), (2, 1)],
-    [(0, 0), (0, 0)],
-]
-
-
-@pytest.mark.ranks
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_ranks_equal_one_process(split: list[tuple[int, int]], implementation: str) -> None:
-    parts = [make_pool(pairs, hard, "some") for pairs, hard in split]
-    first_key = [sum(map(sum, split[:rank])) for rank in range(len(split))]
-    whole = Pool(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-    whole = whole._replace(
-        positives=torch.cat([part.positives + first for part, first in zip(parts, first_key, strict=True)])
-    )
-    truth = solve(whole, 20.0, "reference")
-
-    def of_rank(group: ProcessGroup) -> Result:
-        return solve(parts[group.rank()], 20.0, implementation, ranks=group)
-
-    results = run_on_ranks(of_rank, len(split))
-    joined = Result(
-        *(
-            torch.stack(values).sum(0) if values[0].ndim == 0 else torch.cat(values)
-            for values in zip(*results, strict=True)
-        )
-    )
-    assert_equal(joined, truth)
-
-
-@pytest.mark.ranks
-def test_a_rank_that_wants_no_gradient_does_not_hang_the_others() -> None:
-    pool = make_pool(4)
-
-    def of_rank(group: ProcessGroup) -> float:
-        with torch.set_grad_enabled(group.rank() == 0):
-            loss = alignment_loss_streaming(
-                pool.queries.clone().requires_grad_(), *pool[1:3], torch.tensor(20.0), *pool[3:], group
-            )
-        return float(loss.total.detach())
-
-    first, second = run_on_ranks(of_rank, 2, timeout=30)
-    assert first == second

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from itertools import islice
-from pathlib import Path
 
 from data.config import CorpusConfig
 from data.lines import read_lines
 from data.recipe import UserError
-from data.sources import fields_of, json_rows, near, open_table
+from data.sources.hugging_face import columns_of
+from data.sources.judge import fields_of
+from data.sources.places import check_exists, near, parts_of, side_by_side
+from data.sources.rows import json_rows
 
 HEAD = 1000  # rows looked at to tell a wrong recipe from a few bad rows
 
@@ -19,27 +20,26 @@ def check_corpus(config: CorpusConfig, key: str) -> None:
 
     key: path of the corpus in the recipe ("corpora.news"), for the message.
     """
-    named = config.paths or {"": config.path or ""}
-    for language, path in named.items():
-        _check_exists(path, f"{key}.paths.{language}" if language else f"{key}.path", config.format)
-    if config.format == "text":
-        _check_equal_lengths(config.files())
+    for language, path in (config.paths or {}).items():
+        check_exists(path, f"{key}.paths.{language}", config.format)
+    if config.path is not None:
+        check_exists(config.path, f"{key}.path", config.format)
+    if config.format == "text" and config.kind == "parallel":
+        _check_equal_numbers(config, key)
+        for _, paths in side_by_side(config):
+            _check_equal_lengths(tuple(paths.values()))
     elif config.format == "tsv":
-        _check_columns(config, key)
-    else:
-        _checkfields_of(config, key)
+        for path in parts_of(config.path or ""):
+            _check_columns(config, path, key)
+    elif config.format in ("jsonl", "huggingface"):
+        _check_fields(config, key)
 
 
-def _check_exists(path: str, key: str, form: str) -> None:
-    place = Path(path)
-    if place.is_file() or (place.is_dir() and form == "huggingface"):
-        return
-    if place.is_dir():
-        raise UserError(f"{key}: {path} is a folder; format {form} reads one file")
-    names = sorted(entry.name for entry in place.parent.iterdir()) if place.parent.is_dir() else []
-    near = difflib.get_close_matches(place.name, names, n=1)
-    remedy = f"did you mean {place.parent / near[0]}?" if near else f"paths start at {Path.cwd()}"
-    raise UserError(f"{key}: there is no file {path}; {remedy}")
+def _check_equal_numbers(config: CorpusConfig, key: str) -> None:
+    found = {path: len(parts_of(path)) for path in config.files()}
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{path} has {count}" for path, count in found.items())
+        raise UserError(f"{key}.paths: parallel patterns must match the same number of files: {listed}")
 
 
 def _check_equal_lengths(files: tuple[str, ...]) -> None:
@@ -49,8 +49,7 @@ def _check_equal_lengths(files: tuple[str, ...]) -> None:
         raise UserError(f"parallel files must have the same number of lines: {listed}")
 
 
-def _check_columns(config: CorpusConfig, key: str) -> None:
-    path = config.files()[0]
+def _check_columns(config: CorpusConfig, path: str, key: str) -> None:
     widths = [len(line.split(b"\t")) for line in islice(read_lines(path), HEAD) if line and line.strip()]
     wanted = len(config.columns or ())
     if widths and wanted not in widths:
@@ -61,10 +60,9 @@ def _check_columns(config: CorpusConfig, key: str) -> None:
         )
 
 
-def _checkfields_of(config: CorpusConfig, key: str) -> None:
-    path = config.files()[0]
+def _check_fields(config: CorpusConfig, key: str) -> None:
     if config.format == "huggingface":
-        present = list(open_table(config)[0].names)
+        present = columns_of(config)
     else:
         rows = (
             row for _, row in islice(json_rows(config, lambda count: None), HEAD) if isinstance(row, dict)
@@ -72,8 +70,9 @@ def _checkfields_of(config: CorpusConfig, key: str) -> None:
         present = sorted({field for row in rows for field in row})
     if not present:
         return  # nothing to compare with: the rejects of the preparation will say why
+    place = config.path or f"hub:{config.hub}"
     wrong = [
-        f"{key}.{name}: {path} has no field {field!r}; it has {', '.join(present)}{near(field, present)}"
+        f"{key}.{name}: {place} has no field {field!r}; it has {', '.join(present)}{near(field, present)}"
         for field, name in fields_of(config).items()
         if field not in present
     ]

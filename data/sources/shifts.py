@@ -1,0 +1,126 @@
+"""The alignment guard: a parallel file in which a line is missing or too many, so that all after it stand beside
+the wrong ones, is told by its text.
+
+Each line is compared with the line beside it and with the one before that, by length and by what both sides share:
+numbers, signs, placeholders, and words that begin alike, the rarer the more. The difference of the two scores is added
+up along the file from wherever it was last below zero (the CUSUM of Page, 1954). Beside its own translation a line
+loses about two and a half a line, so the sum stays near zero; after a shift it grows as fast.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import regex
+
+from data.config import CorpusConfig
+from data.lines import decoded_lines
+from data.recipe import UserError
+from data.sources.places import side_by_side
+
+ALARM = 16.0
+DRIFT = 0.75  # taken off every line, so that text which fits nowhere does not add up
+MOST = 4.0  # what one line can say
+_BUCKETS = 1 << 16
+_WORDS = regex.compile(r"[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}\s]")
+_HAN, _KANA = regex.compile(r"\p{Han}"), regex.compile(r"[\p{Hiragana}\p{Katakana}\p{Hangul}]")
+_LONGEST = 1000  # characters of a line that are looked at
+
+
+class Shift(NamedTuple):
+    """Where a shift begins, and whether the second side lacks a line there (-1) or has one too many (1)."""
+
+    line: int  # about, counted from 1
+    side: int
+    seen: int  # lines from there to where it was certain
+
+
+class _Line(NamedTuple):
+    length: float
+    marks: frozenset[int]
+
+
+class _Scores:
+    """How well two lines go together, by what was seen of the file so far."""
+
+    def __init__(self) -> None:
+        self._lengths = [100.0, 100.0]  # of both sides in all: their ratio does not know of shifts
+        self._seen = 0
+        self._counts = [[0] * _BUCKETS, [0] * _BUCKETS]
+
+    def line(self, text: str, side: int) -> _Line:
+        """What is looked at of a line, counted."""
+        text = text[:_LONGEST]
+        length = len(text) + 2 * len(_HAN.findall(text)) + len(_KANA.findall(text)) + 6
+        plain = text.lower() if text.isascii() else unicodedata.normalize("NFKD", text.lower())
+        words = {word[:4] for word in _WORDS.findall(plain) if len(word) > 2 or not word[0].isalpha()}
+        marks = frozenset(zlib.crc32(word.encode("utf-8", "replace")) % _BUCKETS for word in words)
+        for mark in marks:
+            self._counts[side][mark] += 1
+        self._lengths[side] += length
+        self._seen += side
+        return _Line(math.log(length), marks)
+
+    def of(self, first: _Line, second: _Line) -> tuple[float, float]:
+        """(by length, by what is shared); more is better."""
+        usual = math.log(self._lengths[1] / self._lengths[0])
+        one, other = self._counts
+        shared = 0.0
+        for mark in first.marks & second.marks:
+            shared += math.log((self._seen + 20) / (max(one[mark], other[mark]) + 1))
+        return -abs(second.length - first.length - usual) / 0.3, min(shared, 12.0)
+
+
+def find_shift(rows: Iterable[tuple[str, str]]) -> Shift | None:
+    """The first one-line shift in texts that stand side by side, if there is any. Memory does not grow with them."""
+    scores = _Scores()
+    before: tuple[_Line, _Line] | None = None
+    sums = {-1: 0.0, 1: 0.0}
+    starts = {-1: 1, 1: 1}
+    for number, (first, second) in enumerate(rows, start=1):
+        if not first.strip() or not second.strip():
+            continue
+        here = scores.line(first, 0), scores.line(second, 1)
+        if before is not None:
+            length, shared = scores.of(*here)
+            # The line before on the second side fits this one (it lacks a line), or this one on the second side that
+            # before (it has one too many).
+            for side, other in ((-1, (here[0], before[1])), (1, (before[0], here[1]))):
+                other_length, other_shared = scores.of(*other)
+                gain = _bounded(other_length - length) + 0.5 * _bounded(other_shared - shared, 1.5 * MOST)
+                sums[side] = max(0.0, sums[side] + _bounded(gain) - DRIFT)
+                if not sums[side]:
+                    starts[side] = number + 1
+                elif sums[side] > ALARM:
+                    return Shift(starts[side], side, number - starts[side] + 1)
+        before = here
+    return None
+
+
+def check_alignment(config: CorpusConfig, key: str) -> None:
+    """UserError if the lines of parallel text files slide apart; ``key`` is the corpus' own in the recipe."""
+    if config.format != "text" or config.kind != "parallel":
+        return
+    for _, paths in side_by_side(config):
+        first, *others = paths.values()
+        for other in others:
+            found = find_shift(zip(_texts(first), _texts(other), strict=True))
+            if found is not None:
+                what = "lacks a line" if found.side < 0 else "has a line too many"
+                raise UserError(
+                    f"{key}: {first} and {other} slide apart at about line {found.line}: there the second file {what}"
+                    f" ({found.seen} lines fit better when moved by one). Mend the files; if they are right as they"
+                    " are, set cleaning.alignment: false for this corpus"
+                )
+
+
+def _texts(path: str) -> Iterator[str]:
+    return (text for _, text, _ in decoded_lines(path, lambda count: None))
+
+
+def _bounded(value: float, most: float = MOST) -> float:
+    return max(-most, min(most, value))
