@@ -43,6 +43,12 @@ def shard_of(rows: int, ranks: ProcessGroup | None, vocabulary: int | None) -> S
     return Shard(first, min(rows, max(0, vocabulary - first)), ranks if size > 1 else None)
 
 
+def nothing_known(of_rows: Tensor) -> Tensor:
+    """Return ``of_rows`` (3, M), filled with the numbers of a part without ids."""
+    of_rows.fill_(-torch.inf)[1] = 0
+    return of_rows
+
+
 def gather_parts(own: Tensor, ranks: ProcessGroup | None) -> Tensor:
     """(3, M) what this rank knows of every row -> (ranks, 3, M); one collective, the same on every rank."""
     if ranks is None or own.numel() == 0:

@@ -41,13 +41,18 @@ def reference(given: Case) -> VocabularyLoss:
     return vocabulary_loss(*given[:4], implementation="reference")
 
 
-def streaming(given: Case, tile: tuple[int, int]) -> VocabularyLoss:
-    """In tiles of at most ``tile`` = (rows, columns)."""
+def streaming(given: Case, tile: tuple[int, int], kept: int = 0) -> VocabularyLoss:
+    """In tiles of at most ``tile`` = (rows, columns), ``kept`` of which are not made twice."""
     rows, columns = tile
     tile_bytes = min(rows, max(1, len(given.hidden))) * columns * given.table.element_size()
-    shard = Shard(0, len(given.table), None)
     return VocabularyLoss(
-        *vocabulary_loss_streaming(*given[:4], shard, tile_bytes=tile_bytes, tile_rows=rows)
+        *vocabulary_loss_streaming(
+            *given[:4],
+            Shard(0, len(given.table), None),
+            tile_rows=rows,
+            tile_bytes=tile_bytes,
+            kept_bytes=kept * tile_bytes,
+        )
     )
 
 
@@ -73,27 +78,31 @@ def test_reference_is_minus_the_log_of_the_targets_share() -> None:
         assert bool(correct[row]) == (max(range(5), key=scores.__getitem__) == target)
 
 
-TILES = [(1, 1), (1, 1000), (5, 3), (10_000, 3), (16, 10_000), (10_000, 10_000)]
+TILES = [((1, 1), 0), ((1, 1000), 2), ((5, 3), 4), ((10_000, 3), 1), ((16, 10_000), 1), ((10_000, 10_000), 0)]
 
 
-@pytest.mark.parametrize("tile", TILES, ids=str)
-def test_streaming_passes_gradcheck(tile: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("tile", "kept"), TILES, ids=str)
+def test_streaming_passes_gradcheck(tile: tuple[int, int], kept: int) -> None:
     given = case(13, 7, 3, torch.float64)
 
     def losses(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-        return streaming(given._replace(hidden=hidden, table=table, bias=bias), tile).losses
+        return streaming(given._replace(hidden=hidden, table=table, bias=bias), tile, kept).losses
 
     assert torch.autograd.gradcheck(losses, (given.hidden, given.table, given.bias))
 
 
 @pytest.mark.parametrize("positions", [0, 1, 2, 17, 64])
 @pytest.mark.parametrize(("vocabulary", "width"), [(1, 1), (2, 3), (37, 8), (1031, 5)])
-@pytest.mark.parametrize("tile", [(1, 500), (7, 10), (16, 10_000), (10_000, 37), (10_000, 10_000)], ids=str)
+@pytest.mark.parametrize(
+    ("tile", "kept"),
+    [((1, 500), 3), ((7, 10), 2), ((16, 10_000), 0), ((10_000, 37), 9), ((10_000, 10_000), 1)],
+    ids=str,
+)
 def test_streaming_equals_reference_in_float64_for_every_tile(
-    positions: int, vocabulary: int, width: int, tile: tuple[int, int]
+    positions: int, vocabulary: int, width: int, tile: tuple[int, int], kept: int
 ) -> None:
     given = case(positions, vocabulary, width, torch.float64)
-    losses, correct = streaming(given, tile)
+    losses, correct = streaming(given, tile, kept)
     true_losses, true_correct = reference(given)
     torch.testing.assert_close(losses, true_losses, rtol=1e-12, atol=1e-12)
     assert torch.equal(correct, true_correct)
@@ -102,16 +111,16 @@ def test_streaming_equals_reference_in_float64_for_every_tile(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("tile", [(5, 10_000), (10_000, 50), (10_000, 10_000)], ids=str)
+@pytest.mark.parametrize(("tile", "kept"), [((5, 10_000), 1), ((10_000, 50), 2), ((10_000, 10_000), 1)])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
 def test_streaming_is_as_exact_as_dense_torch_in_low_precision(
-    dtype: torch.dtype, tile: tuple[int, int], scale: float
+    dtype: torch.dtype, tile: tuple[int, int], kept: int, scale: float
 ) -> None:
     given = case(33, 515, 24, dtype, scale)
     hidden, table, bias = (part.detach().double().requires_grad_() for part in given[:3])
     truth_case = Case(hidden, table, bias, given.targets, given.weights)
     truth = reference(truth_case).losses
-    values = streaming(given, tile).losses
+    values = streaming(given, tile, kept).losses
     dense = reference(given).losses
     assert values.dtype == torch.float32
     floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
@@ -202,6 +211,20 @@ def test_the_logits_of_a_large_batch_are_never_whole() -> None:
     with Watch():
         streaming(given, (256, 64)).losses.sum().backward()
     assert largest <= 2**16 < 256 * 1024 * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kept", [0, 1, 100])
+def test_the_same_bits_come_out_again(dtype: torch.dtype, kept: int) -> None:
+    given = case(19, 203, 16, dtype)
+    losses = streaming(given, (8, 50), kept).losses
+    first = torch.autograd.grad(losses.sum(), given[:3], retain_graph=True)
+    for second in (
+        torch.autograd.grad(losses.sum(), given[:3]),  # what was kept is still there
+        torch.autograd.grad(streaming(given, (8, 50), kept).losses.sum(), given[:3]),
+        torch.autograd.grad(streaming(given, (8, 50), 3).losses.sum(), given[:3]),  # kept or made again
+    ):
+        assert all(map(torch.equal, first, second))
 
 
 def test_mistaken_arguments_are_refused() -> None:
