@@ -146,6 +146,12 @@ class CorpusConfig(Alternatives):
                 problems.append(f"'{key}' of {what} must name at least two languages")
         if self.format == "po" and self.source is not None and self.source in (self.paths or {}):
             problems.append(f"'paths' of {what} holds its source language, {self.source}: leave it out there")
+        if (
+            self.held_out
+            and self.cleaning is not None
+            and (self.cleaning.duplicates or self.cleaning.held_out)
+        ):
+            problems.append("'duplicates' and 'held_out' of 'cleaning' are for corpora that are trained on")
         if self.languages is not None:
             if len(self.languages) < (2 if self.kind == "parallel" else 1):
                 problems.append(f"'languages' leaves nothing of {what}: name more of them")

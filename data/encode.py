@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from data.recipe import UserError
 from data.records import Record, ScoredTriplet, TranslationPair, segments
 from data.sources import Reject, Where
 from data.tokenizer import Tokenizer
@@ -85,63 +78,6 @@ def encode_chunk(
         truncated=truncated,
         rejects=rejects,
     )
-
-
-# rejects of the source, and the arguments of encode_chunk
-Task = tuple[list[Reject], tuple[Sequence[tuple[Where, Record]], Path, int]]
-
-
-class EncoderPool:
-    """Worker processes that encode chunks; with one worker, this process does it itself."""
-
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        # spawn: a fork would copy the threads' locks, and torch where the caller has it
-        context = multiprocessing.get_context("spawn")
-        self._executor = (
-            ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent)
-            if workers > 1
-            else None
-        )
-
-    def __enter__(self) -> EncoderPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self._executor.shutdown(cancel_futures=True)
-
-    def in_order(self, tasks: Iterator[Task]) -> Iterator[tuple[list[Reject], Chunk]]:
-        """The results in the order of the tasks; a few chunks a worker are under way at a time."""
-        if self._executor is None:
-            for rejects, arguments in tasks:
-                yield rejects, encode_chunk(*arguments)
-            return
-        waiting: deque[tuple[list[Reject], Future[Chunk]]] = deque()
-        try:
-            for rejects, arguments in tasks:
-                waiting.append((rejects, self._executor.submit(encode_chunk, *arguments)))
-                if len(waiting) > 4 * self._workers:
-                    earliest, result = waiting.popleft()
-                    yield earliest, result.result()
-            for rejects, result in waiting:
-                yield rejects, result.result()
-        except BrokenProcessPool:
-            ended = "a worker process was ended from outside, often for want of memory"
-            raise UserError(f"{ended}; try again with fewer --workers") from None
-
-
-def _follow_parent() -> None:
-    """A worker leaves interrupts to its parent, and ends when the parent is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
 
 
 def number_of(text: str) -> int:

@@ -10,6 +10,7 @@ pieces by a unigram model of their own texts (data/tokenizer.py); up to three pi
 from __future__ import annotations
 
 import gzip
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,16 +19,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.cleaning.sieve import Sieve, check_packages, open_sieve
 from data.command import data_config, recipe_parser, run
 from data.config import DataConfig
 from data.lexicon import LONGEST_PHRASE, PHRASE, PIVOT, primary, runs_of, units_of, written_without_spaces
 from data.progress import Progress
 from data.recipe import UserError
 from data.records import TranslationPair
-from data.sources import Reject, files_of_corpus, read_corpus
+from data.sources import Reject, files_of_corpus
 from data.sources.checks import check_corpus
 from data.tokenizer import learn_pieces
 from data.word_alignment import PASSES, Sentences, aligned, consistent_phrases
+from data.workers import WorkerPool
 
 LONGEST_SENTENCE = 100  # words; longer ones are mostly two texts that stand side by side
 PIECES_OF_A_WORD = 3
@@ -199,7 +202,7 @@ def _cutter(language: str, texts: Sequence[str]) -> Callable[[str], list[Span]]:
 
 
 def pairs_with_english(
-    config: DataConfig, most: int, advance: Callable[[int], None]
+    config: DataConfig, cleaned: Sieve, most: int, advance: Callable[[int], None]
 ) -> dict[str, list[tuple[str, str]]]:
     """language -> (English, translation) of the parallel corpora that are not held out.
 
@@ -209,10 +212,10 @@ def pairs_with_english(
     pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
     seen: Counter[str] = Counter()
     random = Random(1)
-    for corpus in config.corpora.values():
+    for name, corpus in config.corpora.items():
         if corpus.held_out or corpus.kind != "parallel":
             continue
-        for item in read_corpus(corpus, config.maximum_characters, advance):
+        for item in cleaned.read(name, advance):
             if isinstance(item, Reject) or not isinstance(item[1], TranslationPair):
                 continue
             texts = item[1].texts
@@ -262,9 +265,12 @@ def induce_from(config: DataConfig, out: Path, most: int) -> str:
     }
     for name, corpus in parallel.items():
         check_corpus(corpus, f"corpora.{name}")
+    check_packages(config)
     size = sum(file.stat().st_size for corpus in parallel.values() for file in files_of_corpus(corpus))
-    with Progress("reading", size) as progress:
-        pairs = pairs_with_english(config, most, progress.advance)
+    with tempfile.TemporaryDirectory() as folder, WorkerPool(1) as pool:
+        cleaned = open_sieve(config, Path(folder) / "cleaning", pool)
+        with Progress("reading", size) as progress:
+            pairs = pairs_with_english(config, cleaned, most, progress.advance)
     enough = {language: found for language, found in pairs.items() if len(found) >= FEWEST_PAIRS}
     if not enough:
         raise UserError(

@@ -19,21 +19,25 @@ from pathlib import Path
 from typing import Any
 
 from data.cleaning.config import effective
+from data.cleaning.sieve import Sieve, check_packages, open_sieve
 from data.command import data_config, recipe_parser, run
-from data.config import CorpusConfig, DataConfig
-from data.encode import EncoderPool, Task
+from data.config import DataConfig
+from data.counts import as_tsv, summary
+from data.encode import encode_chunk
 from data.groups import number_groups
 from data.lexicon import read_entries
 from data.progress import Progress
 from data.recipe import UserError
 from data.records import Record, segments
-from data.sources import Advance, Reject, Where, files_of, files_of_corpus, read_corpus
+from data.sources import Item, Reject, Where, files_of, files_of_corpus
 from data.sources.checks import check_corpus
 from data.sources.shifts import check_alignment
 from data.store import MANIFEST, TokenStore, digest_of_values, read_manifest, sha256_of, write_manifest
 from data.store_writer import CorpusWriter
 from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from data.workers import WorkerPool
 
+COUNTS = "counts.tsv"
 SEGMENTS_PER_CHUNK = 4096
 REJECTS_PER_CHUNK = 8192
 VERIFIED_ALWAYS = 1 << 30  # bytes of a store whose digests take about a second
@@ -88,6 +92,7 @@ def prepare(
         store = TokenStore.open(place)
         say(f"{place}: already prepared ({store.fingerprint[:12]}{', every digest compared' * verify})")
         return store
+    check_packages(config)
     for name, corpus in config.corpora.items():
         if effective(config.cleaning, corpus.cleaning, corpus.held_out).alignment is not False:
             check_alignment(corpus, f"corpora.{name}")
@@ -97,7 +102,8 @@ def prepare(
     started = time.monotonic()
     partial = _folder_beside(place, say)
     try:
-        _build(config, inputs, partial, workers, say)
+        with WorkerPool(workers) as pool:
+            _build(config, inputs, partial, pool, say)
         _move_into_place(partial, place)
     except OSError as error:
         raise UserError(f"{place}: the token store could not be written: {error}") from error
@@ -142,44 +148,16 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [f"{path.replace('/', '.')}: was {_short(old)}, is {_short(new)}"]
 
 
-def summary(manifest: Any) -> str:
-    """Two tables: corpora with what was kept and rejected, languages with sentences and tokens."""
-    heads = "".join(f"{head:>10}" for head in ("read", "kept", "rejected", "segments"))
-    lines = [f"{'corpus':<24}{heads}{'tokens':>12}  rejected because"]
-    for name, entry in manifest["corpora"].items():
-        reasons = [f"{reason} {sum(counts.values())}" for reason, counts in entry["rejected_records"].items()]
-        dropped = [f"{reason} {sum(counts.values())}" for reason, counts in entry["dropped_texts"].items()]
-        notes = ", ".join(reasons) + (f" (single texts: {', '.join(dropped)})" if dropped else "")
-        label = name + (" (held out)" if entry["held_out"] else "")
-        counts = (
-            f"{entry['read']:>10,}{entry['records']:>10,}{entry['rejected']:>10,}{entry['segments']:>10,}"
-        )
-        lines.append(f"{label:<24}{counts}{entry['tokens']:>12,}  {notes}".rstrip())
-    lines += ["", f"{'language':<12}{'sentences':>12}{'tokens':>12}{'cut':>8}{'held-out sentences':>20}"]
-    for language in manifest["languages"]:
-        rows = [
-            (entry["held_out"], entry["languages"][language])
-            for entry in manifest["corpora"].values()
-            if language in entry["languages"]
-        ]
-        trained = [row for held_out, row in rows if not held_out]
-        sentences, tokens, cut = (
-            sum(row[key] for row in trained) for key in ("segments", "tokens", "truncated")
-        )
-        held_out_sentences = sum(row["segments"] for held_out, row in rows if held_out)
-        lines.append(f"{language:<12}{sentences:>12,}{tokens:>12,}{cut:>8,}{held_out_sentences:>20,}")
-    return "\n".join(lines)
-
-
 # ---- building -------------------------------------------------------------------------------------------
 
 
-def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: int, say: Say) -> None:
+def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, pool: WorkerPool, say: Say) -> None:
+    cleaned = open_sieve(config, folder / "cleaning", pool)
     tokenizer_folder = folder / "tokenizer"
     if config.tokenizer.train is not None:
         limit = config.tokenizer.train
         say(f"training a tokenizer of {'at most ' * limit.soft_limit}{limit.vocabulary_size:,} ids")
-        train_tokenizer(lambda: _training_sentences(config), limit, tokenizer_folder)
+        train_tokenizer(lambda: _training_sentences(config, cleaned), limit, tokenizer_folder)
     else:
         copy_tokenizer(config.tokenizer.path or "", tokenizer_folder)
     tokenizer = Tokenizer.open(tokenizer_folder)
@@ -196,14 +174,13 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
     with (
         Progress("preparing", size) as progress,
         (folder / "rejects.tsv").open("w", encoding="utf-8") as listing,
-        EncoderPool(workers) as pool,
     ):
         listing.write("corpus\tfile\tline\treason\tlanguage\tlost\n")
         for name, corpus in config.corpora.items():
             writer = CorpusWriter(folder, name, corpus.kind, corpus.held_out)
             writers.append(writer)
-            tasks = _tasks(corpus, config, tokenizer_folder, progress.advance)
-            for rejects, chunk in pool.in_order(tasks):
+            tasks = _tasks(cleaned.read(name, progress.advance), tokenizer_folder, config.maximum_tokens)
+            for rejects, chunk in pool.in_order(encode_chunk, tasks):
                 writer.add(chunk)
                 for reject in sorted(rejects + chunk.rejects, key=lambda each: each.where):
                     writer.reject(reject)
@@ -216,6 +193,8 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
     number_groups(*zip(*(writer.texts() for writer in writers), strict=True))
     languages = tuple(sorted({language for writer in writers for language in writer.languages}))
     corpora = {writer.name: writer.finish(languages) for writer in writers}
+    shutil.rmtree(folder / "cleaning", ignore_errors=True)
+    (folder / COUNTS).write_text(as_tsv({"corpora": corpora}), encoding="utf-8")
     names = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of(folder / name)} for name in names
@@ -239,31 +218,34 @@ def _build(config: DataConfig, inputs: dict[str, Any], folder: Path, workers: in
     _flush(folder)
 
 
-def _training_sentences(config: DataConfig) -> Iterator[tuple[str, str]]:
-    for corpus in config.corpora.values():
+def _training_sentences(config: DataConfig, cleaned: Sieve) -> Iterator[tuple[str, str]]:
+    for name, corpus in config.corpora.items():
         if not corpus.held_out:
-            for item in read_corpus(corpus, config.maximum_characters):
+            for item in cleaned.read(name):
                 if not isinstance(item, Reject):
                     yield from segments(item[1])
 
 
 def _tasks(
-    corpus: CorpusConfig, config: DataConfig, tokenizer_folder: Path, advance: Advance
-) -> Iterator[Task]:
-    """The corpus cut into chunks; where the cuts lie depends on the corpus alone."""
+    items: Iterator[Item], tokenizer_folder: Path, maximum_tokens: int
+) -> Iterator[tuple[list[Reject], tuple[Any, ...]]]:
+    """A corpus cut into chunks: rejects of the source, and the arguments of `encode_chunk`.
+
+    Where the cuts lie depends on the corpus alone.
+    """
     records: list[tuple[Where, Record]] = []
     rejects: list[Reject] = []
     held = 0
-    for item in read_corpus(corpus, config.maximum_characters, advance):
+    for item in items:
         if isinstance(item, Reject):
             rejects.append(item)
         else:
             records.append(item)
             held += len(segments(item[1]))
         if held >= SEGMENTS_PER_CHUNK or len(rejects) >= REJECTS_PER_CHUNK:
-            yield rejects, (records, tokenizer_folder, config.maximum_tokens)
+            yield rejects, (records, tokenizer_folder, maximum_tokens)
             records, rejects, held = [], [], 0
-    yield rejects, (records, tokenizer_folder, config.maximum_tokens)
+    yield rejects, (records, tokenizer_folder, maximum_tokens)
 
 
 # ---- the store's folder ---------------------------------------------------------------------------------

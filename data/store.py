@@ -6,6 +6,7 @@ A segment is one text in one language; a record is a run of consecutive segments
     CORPUS.arrow               one row a segment: language, record, group, length, ids, text (scored: score)
     CORPUS.records.arrow       start: first segment of each record, and the number of segments at the end
     rejects.tsv                what was read and not kept
+    counts.tsv                 how much was kept and rejected, by corpus, language and reason
 Each Arrow file is a single record batch, so that every column is one stretch of mapped memory.
 """
 

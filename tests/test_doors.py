@@ -14,6 +14,8 @@ DOORS = {
     "sentencepiece": "data/tokenizer.py",
     "datasets": "data/sources/hugging_face.py",
     "polib": "data/sources/po.py",
+    "py3langid": "data/cleaning/language.py",
+    "rensa": "data/cleaning/signatures.py",
     "transformers": "model/huggingface.py",
     "deepspeed": "training/engine.py",
     "tensorboard": "training/metrics.py",

@@ -20,6 +20,12 @@ REASONS = {
     "repeated_language": "a second text of the same language in one translation unit",
     "fewer_than_two_languages": "a translation needs texts in two languages",
     "fuzzy": "the translation is marked as not checked by its translator",
+    "length_ratio": "too long or too short beside its translations (cleaning)",
+    "wrong_language": "in another language than it is said to be (cleaning)",
+    "held_out_text": "also stands in a held-out corpus (cleaning)",
+    "near_held_out": "nearly the same stands in a held-out corpus (cleaning)",
+    "duplicate": "the same record came before (cleaning)",
+    "near_duplicate": "nearly the same record came before (cleaning)",
     "wrong_scores": "not one score for the positive and one for each negative",
 }
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import regex
 
 from data.config import CorpusConfig
+from data.lengths import letters_of
 from data.lines import decoded_lines
 from data.recipe import UserError
 from data.sources.places import side_by_side
@@ -27,7 +28,6 @@ DRIFT = 0.75  # taken off every line, so that text which fits nowhere does not a
 MOST = 4.0  # what one line can say
 _BUCKETS = 1 << 16
 _WORDS = regex.compile(r"[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}\s]")
-_HAN, _KANA = regex.compile(r"\p{Han}"), regex.compile(r"[\p{Hiragana}\p{Katakana}\p{Hangul}]")
 _LONGEST = 1000  # characters of a line that are looked at
 
 
@@ -55,7 +55,7 @@ class _Scores:
     def line(self, text: str, side: int) -> _Line:
         """What is looked at of a line, counted."""
         text = text[:_LONGEST]
-        length = len(text) + 2 * len(_HAN.findall(text)) + len(_KANA.findall(text)) + 6
+        length = letters_of(text) + 6
         plain = text.lower() if text.isascii() else unicodedata.normalize("NFKD", text.lower())
         words = {word[:4] for word in _WORDS.findall(plain) if len(word) > 2 or not word[0].isalpha()}
         marks = frozenset(zlib.crc32(word.encode("utf-8", "replace")) % _BUCKETS for word in words)

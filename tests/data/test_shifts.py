@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from random import Random
@@ -25,10 +26,14 @@ PAIRS = [
 FEWEST_AFTER = 20  # lines behind a shift: at the very end of a file there is nothing to tell it by
 
 
-def rows_of(first: str, second: str, name: str = "parallel_train.jsonl.gz") -> Rows:
+@cache
+def translations(name: str) -> list[dict[str, str]]:
     with gzip.open(DEMO / name) as file:
-        rows = [json.loads(line)["t"] for line in file]
-    return [(row[first], row[second]) for row in rows if row.get(first) and row.get(second)]
+        return [json.loads(line)["t"] for line in file]
+
+
+def rows_of(first: str, second: str, name: str = "parallel_train.jsonl.gz") -> Rows:
+    return [(row[first], row[second]) for row in translations(name) if row.get(first) and row.get(second)]
 
 
 def shifted(rows: Rows, at: int, side: int) -> Rows:
@@ -86,8 +91,7 @@ def test_of_all_pairs_of_languages_one_percent_at_most_raises_an_alarm() -> None
 
 
 def languages() -> set[str]:
-    with gzip.open(DEMO / "udhr.jsonl.gz") as file:
-        return {language for line in file for language in json.loads(line)["t"]}
+    return {language for row in translations("udhr.jsonl.gz") for language in row}
 
 
 def test_lines_that_fit_nowhere_or_are_all_alike_raise_no_alarm() -> None:
