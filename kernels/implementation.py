@@ -1,8 +1,9 @@
 """The one rule that chooses which implementation of an operation runs.
 
 Every operation offers some of ``reference`` (dense torch, the definition), ``streaming`` (torch, small in
-memory), ``triton`` and ``cuda`` under one public function. "auto" takes what the operation recommends and
-says so once; an explicit choice is taken or refused, never replaced.
+memory), ``triton``, ``cuda`` and ``native`` (the CUDA source built for the CPU by this machine's own compiler)
+under one public function. "auto" takes what the operation recommends and says so once; an explicit choice is taken
+or refused, never replaced.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from typing import Final, Literal, get_args
 
 import torch
 
-Implementation = Literal["auto", "reference", "streaming", "triton", "cuda"]
+Implementation = Literal["auto", "reference", "streaming", "triton", "cuda", "native"]
 
 logger: Final = logging.getLogger(__name__)
 _taken_by_auto: dict[str, str] = {}
+_spoken: set[tuple[str, str]] = set()
 
 
 class ImplementationUnavailable(RuntimeError):
@@ -29,15 +31,16 @@ def choose(operation: str, requested: str, available: Collection[str], recommend
     """Return the name of the implementation of ``operation`` that runs.
 
     ``available`` are the implementations that can run here, ``recommended`` the one of them that "auto"
-    takes; the first time, and whenever it changes, it is logged. Raises ValueError for a name that means
+    takes; the first time that it takes it, it is logged. Raises ValueError for a name that means
     nothing and ImplementationUnavailable, with the remedy, for one that can not run here.
     """
     if requested not in get_args(Implementation):
         known = ", ".join(get_args(Implementation))
         raise ValueError(f"{operation}: unknown implementation {requested!r}; choose one of {known}")
     if requested == "auto":
-        if _taken_by_auto.get(operation) != recommended:
-            _taken_by_auto[operation] = recommended
+        _taken_by_auto[operation] = recommended
+        if (operation, recommended) not in _spoken:
+            _spoken.add((operation, recommended))
             logger.info("%s: auto took the %s implementation", operation, recommended)
         return recommended
     if requested not in available:

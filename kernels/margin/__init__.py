@@ -20,18 +20,27 @@ MarginMSE: Hofstatter et al., 2020.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kernels.implementation import choose
+from kernels.implementation import ImplementationUnavailable, choose, triton_runs_on
 from kernels.margin import reference, streaming
+from kernels.margin.cuda import build
 from kernels.margin.form import GapSums, Kind, MarginForm, MarginLoss
+
+logger: Final = logging.getLogger(__name__)
 
 __all__ = ["GapSums", "Kind", "MarginForm", "MarginLoss", "adaptive_margin_loss", "in_batch_margin_loss"]
 
-_EXPLICIT = {"reference": reference.explicit, "streaming": streaming.explicit}
-_IN_BATCH = {"reference": reference.in_batch, "streaming": streaming.in_batch}
+_NATIVE_FROM: Final = (
+    1 << 20
+)  # numbers in the negatives from which "auto" takes native: a few ms of streaming
 
 
 def adaptive_margin_loss(
@@ -49,7 +58,8 @@ def adaptive_margin_loss(
 
     ``anchors`` (Q, E), ``positives`` (Q, E) and ``vectors`` (N, E) are unit vectors of one dtype; ``negatives``
     (Q, K) int64 are rows of ``vectors``, -1 where an anchor has fewer; ``teacher_gaps`` (Q, K) and ``weights``
-    (Q,) get no gradient. Raises ValueError for shapes, dtypes or numbers that do not fit together.
+    (Q,) get no gradient. "native" and "cuda" are one source in C++ (kernels.margin.cuda), built when first chosen.
+    Raises ValueError for shapes, dtypes or numbers that do not fit together.
     """
     _check_vectors(anchors, positives)
     if vectors.ndim != 2 or vectors.shape[1] != anchors.shape[1] or vectors.dtype != anchors.dtype:
@@ -64,11 +74,14 @@ def adaptive_margin_loss(
         raise ValueError(f"weights {tuple(weights.shape)} is not ({len(anchors)},)")
     if negatives.numel() and not -1 <= int(negatives.min()) <= int(negatives.max()) < len(vectors):
         raise ValueError(f"negatives: numbers from -1 (absent) to {len(vectors) - 1} are rows of the vectors")
-    chosen = choose("adaptive_margin_loss", implementation, _EXPLICIT, "streaming")
+    available = [*_available(anchors), *_compiled(anchors)]
+    best = "triton" if anchors.is_cuda and "triton" in available else "streaming"
+    if implementation == "auto" and "native" in available:
+        large = negatives.numel() * anchors.shape[1] >= _NATIVE_FROM
+        best = "native" if large and anchors.dtype != torch.float16 and _native_loads() else "streaming"
+    explicit = _explicit(choose("adaptive_margin_loss", implementation, available, best))
     with torch.autocast(anchors.device.type, enabled=False):
-        return _EXPLICIT[chosen](
-            anchors, positives, vectors, negatives, teacher_gaps.detach(), form, weights.detach()
-        )
+        return explicit(anchors, positives, vectors, negatives, teacher_gaps.detach(), form, weights.detach())
 
 
 def in_batch_margin_loss(
@@ -104,9 +117,11 @@ def in_batch_margin_loss(
     for name, column in (("groups", groups), ("weights", weights)):
         if column.shape != (rows,):
             raise ValueError(f"{name} {tuple(column.shape)} is not ({rows},)")
-    chosen = choose("in_batch_margin_loss", implementation, _IN_BATCH, "streaming")
+    available = _available(anchors)
+    best = "triton" if anchors.is_cuda and "triton" in available else "streaming"
+    in_batch = _in_batch(choose("in_batch_margin_loss", implementation, available, best))
     with torch.autocast(anchors.device.type, enabled=False):
-        return _IN_BATCH[chosen](
+        return in_batch(
             anchors,
             positives,
             teacher_anchors.detach(),
@@ -116,6 +131,53 @@ def in_batch_margin_loss(
             weights.detach(),
             ranks,
         )
+
+
+def _available(anchors: Tensor) -> list[str]:
+    """What both losses offer for such vectors. Triton has no float64 here: that is for holding others to."""
+    triton = triton_runs_on(anchors.device) and anchors.dtype != torch.float64
+    return ["reference", "streaming", *(["triton"] if triton else [])]
+
+
+def _compiled(anchors: Tensor) -> list[str]:
+    """What the explicit loss offers beside, where the machine has the compiler for it."""
+    if anchors.is_cuda:
+        return ["cuda"] if torch.version.hip is None and build.cuda_compiler() else []
+    return ["native"] if anchors.device.type == "cpu" and build.cpu_compiler() else []
+
+
+@cache
+def _native_loads() -> bool:
+    """Whether native can be had for "auto", which may do without it and says why."""
+    from kernels.margin.cuda.library import load_cpu
+
+    try:
+        load_cpu()
+    except (ImplementationUnavailable, OSError) as reason:
+        logger.warning("adaptive_margin_loss: auto does without the native implementation: %s", reason)
+        return False
+    return True
+
+
+# Triton need not be installed, and a library need not be built: they are imported by those who choose them.
+def _explicit(chosen: str) -> Callable[..., MarginLoss]:
+    if chosen in ("native", "cuda"):
+        from kernels.margin.cuda import operator
+
+        return operator.explicit
+    if chosen == "triton":
+        from kernels.margin import explicit_triton
+
+        return explicit_triton.explicit
+    return reference.explicit if chosen == "reference" else streaming.explicit
+
+
+def _in_batch(chosen: str) -> Callable[..., MarginLoss]:
+    if chosen == "triton":
+        from kernels.margin import in_batch_triton
+
+        return in_batch_triton.in_batch
+    return reference.in_batch if chosen == "reference" else streaming.in_batch
 
 
 def _check_vectors(anchors: Tensor, positives: Tensor) -> None:
