@@ -112,7 +112,8 @@ class KernelsConfig(Section):
     """
 
     alignment: Literal["auto", "reference", "streaming", "triton"] = "auto"
-    margin: Literal["auto", "reference", "streaming", "triton", "cuda"] = "auto"
+    margin: Literal["auto", "reference", "streaming", "triton", "cuda", "native"] = "auto"
+    in_batch_margin: Literal["auto", "reference", "streaming", "triton"] = "auto"
     vocabulary: Literal["auto", "reference", "streaming", "triton"] = "auto"
 
 

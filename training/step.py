@@ -134,7 +134,7 @@ def run_microbatches(
                     pairs_of(batch),
                     margins.in_batch,
                     ranks=ranks,
-                    implementation=kernels.margin,
+                    implementation=kernels.in_batch_margin,
                 )
                 loss = loss + margin.total
                 in_batch.append(margin)
@@ -171,7 +171,7 @@ def _first_pass(
         in_batch=margins.in_batch,
         ranks=dist.group.WORLD,
         alignment=kernels.alignment,
-        margin=kernels.margin,
+        margin=kernels.in_batch_margin,
     )
     with torch.no_grad():
         for batch in batches:
