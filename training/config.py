@@ -140,7 +140,8 @@ class CheckpointConfig(Section):
     """When the run is saved, and how many saves are kept."""
 
     every: int = Field(1000, ge=0)  # steps; 0: only at the end
-    keep: int = Field(3, ge=1)
+    keep: int = Field(3, ge=1)  # the newest
+    keep_every: int = Field(0, ge=0)  # and for good those of every so many steps; 0: none
 
 
 class LogConfig(Section):

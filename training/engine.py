@@ -1,6 +1,7 @@
 """Engine: DeepSpeed behind five verbs. The only door of deepspeed.
 
-forward, backward, step, save, load; and reading the weights of a save without any process group.
+forward, backward, step, save, load. What of DeepSpeed's own objects is read for the last two is in
+``training.optimizer_state``.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,16 +21,13 @@ from torch import Tensor
 
 from data.recipe import UserError
 from model.generation import Decoding
+from model.parallel.split import Split
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
+from model.tensor_file import Sealed
+from training.fragments import Cut, shares
+from training.optimizer_state import COUNTS, set_model_from_masters, set_updates, stretches, updates
+from training.shards import Held, ShardFault, Shards, write_shard
 
-_RECIPE_DECIDES = ("weight_decay", "betas", "eps", "rate_factor")
-_COUNTS = (
-    "global_steps",
-    "global_samples",
-    "skipped_steps",
-)  # DeepSpeed's, saved with a checkpoint
-_MASTER_NAMES = "calque_master_names"
-_WITHOUT_CODE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 _TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
 
 
@@ -99,10 +97,11 @@ class Engine:
         )
         # Without a stage DeepSpeed takes the optimizer as it is, and in bf16 puts one with master weights around it.
         self._bare = self.stage == 0 and not sharding["bf16"]["enabled"]
-        self._masters = self.stage == 0 and not self._bare
-        if self._masters:
+        if self.stage == 0 and not self._bare:
             _begin_anew(self._engine.optimizer)
-        _read_checkpoints_without_code()
+        self.tensor_rank, self.tensor_ranks = 0, 1
+        self.data_rank, self.data_ranks = world.rank, world.ranks
+        self.cuts = {name: self._cut(parameter) for name, parameter in self._engine.module.named_parameters()}
 
     def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
         """The model's forward."""
@@ -160,7 +159,7 @@ class Engine:
         buffers and masters end at every stage as they do there, and no buffer has to be known by name: what a stage
         adds up later begins anew, and weights are copied from masters that they were copied from before.
         """
-        counts = {name: getattr(self._engine, name) for name in _COUNTS}
+        counts = {name: getattr(self._engine, name) for name in COUNTS}
         optimizer = self._engine.basic_optimizer
         optimizer.step = lambda *_, **__: None
         try:
@@ -169,59 +168,62 @@ class Engine:
             del optimizer.step
             vars(self._engine).update(counts)
 
-    def save(self, folder: Path, tag: str) -> None:
-        """Write this rank's shards to ``folder/tag``; returns when every rank has."""
-        state = {_MASTER_NAMES: self._master_names()} if self._masters else {}
-        self._engine.save_checkpoint(str(folder), tag=tag, client_state=state, save_latest=False)
-        dist.barrier()
-        if self.world.first:
-            for script in folder.glob("zero_to_*.py"):  # DeepSpeed's, which unpickle whatever they are given
-                script.unlink()
+    def save(self, path: Path) -> Sealed:
+        """Write to ``path`` what of weights and optimizer state this rank is the one to write."""
+        return write_shard(path, self._own())
 
-    def load(self, folder: Path, tag: str) -> None:
-        """Read the shards that ``save`` wrote at the same number of ranks."""
-        optimizer = self._engine.optimizer
-        # DeepSpeed takes these from the checkpoint and would silently ignore what the recipe says now.
-        settings = [{name: group[name] for name in _RECIPE_DECIDES} for group in optimizer.param_groups]
+    def counts(self) -> dict[str, int]:
+        """What is counted: updates of the weights, and DeepSpeed's steps."""
+        return {"updates": updates(self._engine)} | {name: getattr(self._engine, name) for name in COUNTS}
+
+    def load(self, shards: Shards, counts: dict[str, int]) -> None:
+        """Take from a save, made by any number of ranks at any stage, what this rank has.
+
+        Raises:
+            ShardError: it is not a save of this model.
+
+        """
+        mine = {name: cut.shape for name, cut in self.cuts.items()}
+        theirs = {name: cut.shape for name, cut in shards.cuts.items()}
+        if mine != theirs:
+            different = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))
+            raise ShardError(f"the checkpoint is one of another model: {', '.join(different[:3])} ...")
+        set_updates(self._engine, counts["updates"])
+        vars(self._engine).update({name: counts[name] for name in COUNTS})
         try:
-            path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
-        except pickle.UnpicklingError as error:
-            raise _refused(folder / tag, error) from None
-        if path is None:
-            raise UserError(f"{folder / tag}: DeepSpeed found no checkpoint there.")
-        for group, values in zip(optimizer.param_groups, settings, strict=True):
-            group.update(values)
-        if hasattr(optimizer, "clip_grad"):
-            optimizer.clip_grad = self._engine.gradient_clipping()
+            for held in self._held():
+                shards.fill(held)
+        except (ShardFault, ValueError, OSError) as fault:
+            raise ShardError(f"the checkpoint can not be read: {fault}") from None
+        set_model_from_masters(self._engine)
 
-    def _master_names(self) -> list[list[str]]:
-        """Of each of the optimizer's groups, the names of the weights whose masters it holds, in its order."""
-        groups = self._engine.optimizer.fp16_groups  # so called in bf16 too
-        return [[self._engine.param_names[parameter] for parameter in group] for group in groups]
+    def _held(self) -> Iterator[Held]:
+        for stretch in stretches(self._engine):
+            yield Held(stretch.name, self.cuts[stretch.name], stretch.start, stretch.tensors)
 
+    def _own(self) -> Iterator[Held]:
+        """``_held`` without what another rank, which has it too, writes."""
+        held = [one for one in self._held() if one.cut.split is not None or self.tensor_rank == 0]
+        if self.stage > 0:
+            yield from held
+            return
+        # Every data rank has everything: each writes an equal share.
+        sizes = [next(iter(one.tensors.values())).numel() for one in held]
+        for one, (start, elements) in zip(held, shares(sizes, self.data_ranks, self.data_rank), strict=True):
+            if elements:
+                tensors = {kind: tensor[start : start + elements] for kind, tensor in one.tensors.items()}
+                yield Held(one.name, one.cut, one.start + start, tensors)
 
-def whole_weights(folder: Path, stage: int) -> dict[str, Tensor]:
-    """Every float32 weight of the save in ``folder``, by name, put together in this one process."""
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    _read_checkpoints_without_code()
-    # DeepSpeed's merging calls torch.load(weights_only=False); torch lets this variable overrule it.
-    before = os.environ.get(_WITHOUT_CODE)
-    os.environ[_WITHOUT_CODE] = "1"
-    try:
-        if stage == 0:
-            (file,) = folder.glob("mp_rank_00_model_states.pt")
-            return _with_masters(torch.load(file, map_location="cpu", weights_only=True))
-        return dict(get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name))
-    except pickle.UnpicklingError as error:
-        raise _refused(folder, error) from None
-    finally:
-        if before is None:
-            del os.environ[_WITHOUT_CODE]
-        else:
-            os.environ[_WITHOUT_CODE] = before
+    def _cut(self, parameter: Tensor) -> Cut:
+        """How this rank's ``parameter`` is cut from the whole."""
+        shape = tuple(
+            getattr(parameter, "ds_shape", parameter.shape)
+        )  # ZeRO-3 leaves its shards without shape
+        split = getattr(parameter, "tensor_split", None)
+        if not isinstance(split, Split):  # a tensor has a method of that name
+            return Cut(shape)
+        whole = (*shape[: split.dimension], split.size, *shape[split.dimension + 1 :])
+        return Cut(whole, split, self.tensor_rank, self.tensor_ranks)
 
 
 def _begin_anew(optimizer: Any) -> None:
@@ -234,42 +236,3 @@ def _begin_anew(optimizer: Any) -> None:
     for group in optimizer.optimizer.param_groups:
         group.pop("step", None)  # where apex counts
     optimizer.refresh_fp32_params()
-
-
-def _with_masters(saved: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a save of stage 0; in bf16 the optimizer's float32 masters of them."""
-    weights: dict[str, Tensor] = dict(saved["module"])
-    optimizer = saved["optimizer"]
-    for number, names in enumerate(saved.get(_MASTER_NAMES, [])):
-        if "fp32_groups" in optimizer:
-            masters = optimizer["fp32_groups"][number]
-        else:  # apex's Adam: one flat tensor a group
-            flat = optimizer["fp32_groups_flat"][number]
-            masters = flat[: sum(weights[name].numel() for name in names)].split(
-                [weights[name].numel() for name in names]
-            )
-        for name, master in zip(names, masters, strict=True):
-            weights[name] = master.detach().view(weights[name].shape)
-    return weights
-
-
-def _refused(folder: Path, error: pickle.UnpicklingError) -> ShardError:
-    return ShardError(
-        f"{folder}: a file in it holds something else than a run saves, possibly a program, and was not opened."
-        f" Take another checkpoint, or restore this one. ({str(error).splitlines()[0]})"
-    )
-
-
-def _read_checkpoints_without_code() -> None:
-    """DeepSpeed unpickles its files, which may run code; allow the few types that they really hold, no others."""
-    from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    torch.serialization.add_safe_globals([ZeroStageEnum, LossScaler, DynamicLossScaler, fragment_address])
-
-    def load(self: object, path: str, map_location: Any = None) -> Any:
-        return torch.load(path, map_location=map_location, weights_only=True)
-
-    TorchCheckpointEngine.load = load

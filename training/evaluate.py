@@ -92,7 +92,7 @@ def main() -> int:
         recipe.tasks.btmlm if writes else None, pseudo_tokens_of(recipe, data, "cpu") if writes else None,
     )  # fmt: skip
     if evaluator.pseudo is not None:
-        run = find(arguments.source).parent.parent
+        run = find(arguments.source).path.parent.parent
         evaluator.pseudo.frozen = Frozen.read(run, evaluator.pseudo.fingerprint, sys.maxsize)
 
     def forward(batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:

@@ -46,23 +46,21 @@ class SavedRun(NamedTuple):
 def load_run(path: Path) -> SavedRun:
     """The newest checkpoint of a run folder, or the one that ``path`` is, with the recipe that it was trained by."""
     found = checkpoint.find(path)
-    manifest = checkpoint.verify(found)
-    raw = read_recipe(found.parent.parent / RECIPE_FILE)
+    raw = read_recipe(found.path.parent.parent / RECIPE_FILE)
     recipe = parse_recipe(raw, Recipe)
     store = TokenStore.open(Path(recipe.store))
-    state = checkpoint.run_state(found)
+    state = found.run_state()
     if state["store"] != store.fingerprint:
         raise UserError(
-            f"{found} was trained on another store than {recipe.store} is now. Prepare that one again."
+            f"{found.path} was trained on another store than {recipe.store} is now. Prepare that one again."
         )
-    from training.engine import whole_weights
-
-    weights = whole_weights(found, manifest["zero_stage"])
     config = EncoderConfig(**state["encoder"])
-    model = PretrainingModel(
-        config, recipe.model.temperature, learn_temperature=recipe.model.learn_temperature
-    )
-    model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    with torch.device("meta"):
+        model = PretrainingModel(
+            config, recipe.model.temperature, learn_temperature=recipe.model.learn_temperature
+        )
+    weights = {name: tensor.float() for name, tensor in found.weights()}
+    model.load_state_dict(weights, assign=True)
     return SavedRun(recipe, raw, store, model.eval(), int(state["step"]))
 
 

@@ -44,6 +44,17 @@ class Narration:
             self._telemetry.say("every step is done; for more of them: --set steps=N")
         self._telemetry.event("resume", step=step, path=path, passed_over=faults)
 
+    def not_saved(self, step: int, faults: list[str]) -> None:
+        """The disk did not take the checkpoint of ``step``; it may not take the event either."""
+        self._telemetry.say(
+            f"step {step} could not be saved and training goes on; the next save is tried when it is due:"
+            f" {'; '.join(faults)}"
+        )
+        try:
+            self._telemetry.event("save_failed", step=step, faults=faults)
+        except OSError as fault:
+            self._telemetry.say(f"  nor could that be written to events.jsonl: {fault}")
+
     def stopped(self, step: int, why: str) -> None:
         """Somebody asked for it."""
         self._telemetry.event("stop", step=step, reason=why)

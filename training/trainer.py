@@ -26,6 +26,7 @@ from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
 from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
+from training.checkpoint import Found
 from training.config import Recipe, settings_of_a_run
 from training.decisions import Decisions
 from training.dry_batch import dry_batch
@@ -67,7 +68,7 @@ class Trainer:
         self._by_first(self._prepare_store)
         self.data = open_data(recipe)
         resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
-        found = self._checkpoint_to_resume(resolved)
+        found = self._checkpoint_to_resume()
         model, fresh = build_model(recipe, self.data, layer_norm_class(recipe.optimizer, self.world.device))
         self.encoder = model.config
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -118,7 +119,7 @@ class Trainer:
             parameters, len(self.data.streams), self.engine, self.world, None if found is not None else fresh
         )
         if found is not None:
-            self.narration.resumed(found[0], self.done, found[1]["faults"])
+            self.narration.resumed(found[0].path, self.done, found[0].faults)
         self.requests = Requests(self.folder, first=self.world.first)
 
     def fit(self) -> None:
@@ -174,7 +175,7 @@ class Trainer:
             # Saved first: an evaluation that fails or is killed costs no step.
             every = self.recipe.checkpoint.every
             if last or stop or save or (every and step % every == 0):
-                self._save(step)
+                self._save(step, last=last or stop)
             every = self.recipe.evaluation.every
             if last or (every and step % every == 0):
                 self._evaluate()
@@ -215,17 +216,16 @@ class Trainer:
     def _prepare_store(self) -> None:
         prepare(self.recipe)
 
-    def _newest_checkpoint(self) -> tuple[Path, dict[str, Any], list[str]] | None:
+    def _claim_folder(self) -> None:
         self._claim = run_folder.claim(self.folder)
-        return checkpoint.newest(self.checkpoints)
 
-    def _checkpoint_to_resume(self, sharding: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    def _checkpoint_to_resume(self) -> tuple[Found, dict[str, Any]] | None:
         """The newest sound checkpoint, the same on every rank; refused where this run would go on differently."""
-        chosen = self._by_first(self._newest_checkpoint)
-        if chosen is None:
+        self._by_first(self._claim_folder)
+        found = checkpoint.newest(self.checkpoints, self.world)
+        if found is None:
             return None
-        path, manifest, faults = chosen
-        state = checkpoint.run_state(path)
+        state = found.run_state()
         problems = []
         if state["store"] != self.data.store.fingerprint:
             problems.append(f"the data: {self.recipe.store} is not the store that the run was trained on")
@@ -235,28 +235,22 @@ class Trainer:
                     f"tasks.{task}.teacher: not the vectors or scores that the run was trained on"
                 )
         problems += differences(state["settings"], settings_of_a_run(self.recipe))
-        if manifest["ranks"] != self.world.ranks:
-            problems.append(
-                f"ranks: was {manifest['ranks']}, is {self.world.ranks}; start it with {manifest['ranks']}"
-            )
-        stage = int(sharding["zero_optimization"].get("stage", 0))
-        if manifest["zero_stage"] != stage:
-            problems.append(f"zero_optimization.stage: was {manifest['zero_stage']}, is {stage}")
         if problems:
             raise UserError(
-                "\n  ".join([f"{path} can not be continued, since the run would go on differently. Put it back,"
+                "\n  ".join([f"{found.path} can not be continued, since the run would go on differently. Put it back,"
                              " or start another run (--set name=...):", *problems])
             )  # fmt: skip
-        return path, {**state, "faults": faults}
+        return found, state
 
-    def _resume(self, path: Path, state: dict[str, Any]) -> None:
-        self.engine.load(path.parent, path.name)
+    def _resume(self, found: Found, state: dict[str, Any]) -> None:
+        self.engine.load(found.shards(), found.manifest["engine"])
         self.planner.restore(state["planner"])
         self.progress.restore(state["progress"])
         self.margins.restore(state.get("margins", {}))
         self.done = self._saved = int(state["step"])
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, last: bool) -> None:
+        """Save; a fault of the disk is told and the run goes on, unless this is the last save of this start."""
         state = {
             "step": step,
             "store": self.data.store.fingerprint,
@@ -268,11 +262,22 @@ class Trainer:
             "taught": self.data.taught.fingerprints,
             "decisions": self.decisions.state(),
         }
-        self._saved = step
         started = time.perf_counter()
-        path = checkpoint.save(self.engine, self.checkpoints, step, state, self.recipe.checkpoint.keep)
+        keep = self.recipe.checkpoint
+        saved = checkpoint.save(self.engine, self.checkpoints, step, state, keep.keep, keep.keep_every)
         self.requests.answered(SAVE)
-        self.telemetry.event("save", step=step, path=path, seconds=round(time.perf_counter() - started, 2))
+        if not saved.faults:
+            self._saved = step
+            seconds = round(time.perf_counter() - started, 2)
+            self.telemetry.event("save", step=step, path=saved.path, seconds=seconds)
+            return
+        self.narration.not_saved(step, saved.faults)
+        if last:
+            before = f"step {self._saved}, {self.checkpoints}" if self._saved else "none"
+            raise UserError(
+                f"step {step} could not be saved: {'; '.join(saved.faults)}. Make room, or mend the disk, and start the"
+                f" same command again: it goes on from the last good checkpoint ({before})."
+            )
 
     def _losses(self, microbatches: list[Microbatch], tally: np.ndarray) -> StepLosses:
         """Forward and backward of this rank's part of a step; the gradient is left with the engine."""
@@ -347,7 +352,7 @@ class Trainer:
         if self.done == 0:
             raise UserError("the corpora hold less than half a step: make batch.step_tokens smaller.")
         if self._saved != self.done:
-            self._save(self.done)
+            self._save(self.done, last=True)
         if self.done not in self._by_first(lambda: read_evaluations(self.folder)):
             self._evaluate()
         events = self._by_first(lambda: read_events(self.folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -19,10 +20,11 @@ from data.recipe import parse_recipe, read_recipe
 from data.store import TokenStore
 from tests.ranks import run_on_ranks
 from training import environment
-from training.checkpoint import checkpoints_in, verify
+from training.checkpoint import checkpoints_in, find, shard_name
 from training.config import Recipe
-from training.engine import whole_weights
+from training.engine import Engine
 from training.metrics import read_metrics
+from training.shards import Shards, described
 from training.trainer import Trainer
 
 # What deepspeed does when it is first used (a compiler is asked, torch's own is imported): once, before the forks.
@@ -79,9 +81,21 @@ def numbers(run: Path) -> list[dict[str, float]]:
 
 def final_weights(run: Path) -> dict[str, torch.Tensor]:
     """float32 weights of the newest checkpoint, by name."""
-    checkpoint = checkpoints_in(run / "checkpoints")[0]
-    weights = whole_weights(checkpoint, verify(checkpoint)["zero_stage"])
-    return {name: tensor.float() for name, tensor in weights.items()}
+    return dict(find(checkpoints_in(run / "checkpoints")[0]).weights())
+
+
+def save_weights(engine: Engine, folder: Path) -> None:
+    """What a checkpoint has of the engine, from each rank, for ``saved_weights``."""
+    folder.mkdir(exist_ok=True)
+    (folder / "parameters.json").write_text(json.dumps(described(engine.cuts)))
+    engine.save(folder / shard_name(engine.world.rank))
+
+
+def saved_weights(folder: Path, kind: str = "weight") -> dict[str, torch.Tensor]:
+    """By name, what was saved with ``save_weights``."""
+    parameters = json.loads((folder / "parameters.json").read_text())
+    shards = Shards(sorted(folder.glob("rank-*")), parameters)
+    return {name: shards.whole(name, kind) for name in parameters}
 
 
 def store_of(recipe: Path) -> TokenStore:

@@ -7,18 +7,22 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from data.recipe import UserError
-from data.store import digest_of_values, sha256_of
-from tests.training.runs import WITHOUT_EVALUATION, call, digests, numbers, train
+from model.tensor_file import Sealed, TensorFile
+from tests.training.runs import WITHOUT_EVALUATION, digests, numbers, train
 from training import checkpoint
 from training.checkpoint import DamagedCheckpoint, checkpoint_name, checkpoints_in, find, newest, verify
-from training.export import main as export_main
+from training.fragments import Cut
+from training.optimizer_state import STATES
+from training.shards import Held, write_shard
 
+SHARDS = ("rank-00000.safetensors", "rank-00001.safetensors")
 STEPS = ("steps=3", "checkpoint.every=1", "checkpoint.keep=3", WITHOUT_EVALUATION)
 
 
@@ -60,15 +64,30 @@ def test_a_checkpoint_holds_every_rank_s_shards_and_the_planner_and_says_so(save
     ]
     newest_one = saved_run / "checkpoints" / "step-00000003"
     manifest = verify(newest_one)
-    assert manifest["step"] == 3 and manifest["ranks"] == 2 and manifest["zero_stage"] == 3
-    shards = [
-        f"zero_pp_rank_{r}_mp_rank_00_{what}.pt" for r in (0, 1) for what in ("model_states", "optim_states")
-    ]
-    assert set(kinds(newest_one)) == {*shards, "run.json", "manifest.json"}
+    topology = {name: manifest[name] for name in ("step", "ranks", "tensor_ranks", "zero_stage")}
+    assert topology == {"step": 3, "ranks": 2, "tensor_ranks": 1, "zero_stage": 3}
+    assert manifest["engine"] == {"updates": 3, "global_steps": 3, "global_samples": 12, "skipped_steps": 0}
+    assert set(kinds(newest_one)) == {*SHARDS, "run.json", "manifest.json"}
     assert (saved_run / "checkpoints" / "latest").read_text() == "step-00000003\n"
     state = json.loads((newest_one / "run.json").read_text())
     assert state["step"] == 3 and state["planner"]["step"] >= 4 and state["settings"]["seed"] == 3
-    assert not list(saved_run.rglob("*.py"))  # DeepSpeed leaves a script that opens anything
+    assert manifest["fingerprints"]["store"] == state["store"]
+
+
+def test_the_ranks_share_the_writing_and_any_safetensors_library_opens_the_files(saved_run: Path) -> None:
+    folder = saved_run / "checkpoints" / "step-00000003"
+    sizes = [(folder / name).stat().st_size for name in SHARDS]
+    assert max(sizes) < 1.05 * min(sizes)
+    (whole,) = {
+        sum(file.numel(key) for file in map(TensorFile, map(folder.joinpath, SHARDS)) for key in file.entries)
+    }
+    weights = dict(find(folder).weights())
+    assert whole == 3 * sum(tensor.numel() for tensor in weights.values())
+    for name in SHARDS:
+        ours = TensorFile(folder / name)
+        theirs = load_file(folder / name)
+        assert theirs.keys() == ours.entries.keys()
+        assert all(torch.equal(ours.read(key), theirs[key]) for key in theirs)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -82,18 +101,10 @@ def test_damage_to_any_file_is_named_and_the_one_before_is_taken(run: Path, dama
             verify(path.parent)
         found = newest(folder)
         assert found is not None
-        chosen, manifest, faults = found
-        assert chosen.name == "step-00000002" and manifest["step"] == 2
-        assert len(faults) == 1 and str(path) in faults[0]
+        assert found.path.name == "step-00000002" and found.manifest["step"] == 2
+        assert len(found.faults) == 1 and str(path) in found.faults[0]
         path.write_bytes(sound)
     assert newest(folder) == (folder / "step-00000003", verify(folder / "step-00000003"), [])
-
-
-def test_a_file_that_was_not_saved_is_not_opened(run: Path) -> None:
-    shard = run / "checkpoints" / "step-00000003" / "zero_pp_rank_0_mp_rank_00_optim_states.pt"
-    shutil.copy(shard, shard.with_name("zero_pp_rank_2_mp_rank_00_optim_states.pt"))
-    with pytest.raises(DamagedCheckpoint, match="rank_2.*was not saved"):
-        verify(shard.parent)
 
 
 def test_all_damaged_or_gone_is_an_error_and_no_checkpoint_at_all_is_a_new_run(
@@ -115,7 +126,7 @@ def test_all_damaged_or_gone_is_an_error_and_no_checkpoint_at_all_is_a_new_run(
 def test_a_run_its_checkpoints_and_one_of_them_can_be_named(saved_run: Path, what: str) -> None:
     path = saved_run / what.removeprefix("run").removeprefix("/")
     expected = "step-00000002" if what.endswith("2") else "step-00000003"
-    assert find(path).name == expected
+    assert find(path).path.name == expected
 
 
 def test_a_folder_that_is_neither_run_nor_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -124,16 +135,20 @@ def test_a_folder_that_is_neither_run_nor_checkpoint_is_refused(tmp_path: Path) 
 
 
 class FakeEngine:
-    """Writes one small shard; the ranks are one."""
+    """Writes one small tensor; the ranks are one."""
 
-    stage = 1
+    stage, tensor_ranks = 1, 1
+    cuts: ClassVar[dict[str, Cut]] = {"weight": Cut((3,))}
 
     class world:
-        first, ranks = True, 1
+        first, rank, ranks = True, 0, 1
 
-    def save(self, folder: Path, tag: str) -> None:
-        (folder / tag).mkdir()
-        (folder / tag / "shard.pt").write_bytes(tag.encode())
+    def save(self, path: Path) -> Sealed:
+        tensors = dict.fromkeys(STATES, torch.arange(3.0))
+        return write_shard(path, [Held("weight", self.cuts["weight"], 0, tensors)])
+
+    def counts(self) -> dict[str, int]:
+        return {"updates": 1}
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -141,10 +156,15 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    monkeypatch.setattr(checkpoint.dist, "barrier", lambda: None)
+def save(tmp_path: Path) -> Callable[..., Path]:
     engine: Any = FakeEngine()
-    return lambda step, keep: checkpoint.save(engine, tmp_path / "c", step, {"step": step}, keep)
+
+    def save(step: int, *keep: int) -> Path:
+        saved = checkpoint.save(engine, tmp_path / "c", step, {"step": step}, *keep)
+        assert not saved.faults
+        return saved.path
+
+    return save
 
 
 def test_the_newest_are_kept(save: Callable[..., Path], tmp_path: Path) -> None:
@@ -154,21 +174,27 @@ def test_the_newest_are_kept(save: Callable[..., Path], tmp_path: Path) -> None:
     assert (tmp_path / "c" / "latest").read_text() == "step-00000004\n"
 
 
+def test_every_n_th_is_kept_for_good(save: Callable[..., Path], tmp_path: Path) -> None:
+    for step in range(1, 12):
+        save(step, 2, 4)
+    assert saved_steps(tmp_path / "c") == [11, 10, 8, 4]
+
+
 def test_what_was_just_saved_stays_although_a_damaged_one_is_newer(
     save: Callable[..., Path], tmp_path: Path
 ) -> None:
     save(4, 2)
-    flip(save(6, 2) / "shard.pt")
+    flip(save(6, 2) / SHARDS[0])
     save(5, 1)  # the run went on from 4
     assert saved_steps(tmp_path / "c") == [5]
     found = newest(tmp_path / "c")
-    assert found is not None and found[0].name == "step-00000005" and not found[2]
+    assert found is not None and found.path.name == "step-00000005" and not found.faults
 
 
 def test_a_step_saved_again_replaces_its_damaged_checkpoint(
     save: Callable[..., Path], tmp_path: Path
 ) -> None:
-    flip(save(2, 2) / "shard.pt")
+    flip(save(2, 2) / SHARDS[0])
     verify(save(2, 2))
 
 
@@ -177,7 +203,7 @@ def test_a_save_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(
 ) -> None:
     save(1, 3)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoint, "_seal", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(checkpoint, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         save(2, 3)
     assert (tmp_path / "c" / "writing-step-00000002").exists()
     assert saved_steps(tmp_path / "c") == [1]
@@ -186,59 +212,11 @@ def test_a_save_that_was_cut_off_is_no_checkpoint_and_is_cleared_by_the_next(
     assert not list((tmp_path / "c").glob("writing-*"))
 
 
-class Payload:
-    """What an attacker would plant: opening it as a pickle makes a folder."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.trace),)
-
-
-def plant(checkpoint_folder: Path, name: str, trace: Path) -> None:
-    """Put a payload into a shard and seal the manifest again, as an attacker would."""
-    content = torch.load(checkpoint_folder / name, weights_only=False)
-    content["payload"] = Payload(trace)
-    torch.save(content, checkpoint_folder / name)
-    path = checkpoint_folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    file = checkpoint_folder / name
-    manifest["files"][name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-    del manifest["digest"]
-    path.write_text(json.dumps({**manifest, "digest": digest_of_values(manifest)}))
-    verify(checkpoint_folder)
-
-
-@pytest.mark.ranks
-@pytest.mark.parametrize("stage", [0, 1, 3])
-def test_a_planted_program_is_refused_on_resume_and_export_and_not_executed(
-    small_recipe: Path, tmp_path: Path, stage: int
-) -> None:
-    few = ("steps=1", "optimizer.warmup_steps=0", WITHOUT_EVALUATION)
-    train(small_recipe, tmp_path / "runs", *few, stage=stage)
-    folder = tmp_path / "runs" / "small" / "checkpoints" / "step-00000001"
-    shards = [name for name in kinds(folder) if name.endswith(".pt")]
-    assert shards
-    for number, name in enumerate(shards):
-        copy = tmp_path / f"copy{number}"
-        shutil.copytree(tmp_path / "runs", copy)
-        trace = tmp_path / f"executed{number}"
-        plant(copy / "small" / "checkpoints" / "step-00000001", name, trace)
-        with pytest.raises(AssertionError, match="ShardError.*possibly a program"):
-            train(small_recipe, copy, *few, stage=stage)
-        (done,) = call(export_main, copy / "small", tmp_path / "out")
-        assert "possibly a program" in done.error
-        assert not trace.exists() and not (tmp_path / "out").exists()
-        torch.load(copy / "small" / "checkpoints" / "step-00000001" / name, weights_only=False)
-        assert trace.exists()  # the payload would have worked
-
-
 @pytest.mark.ranks
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(
     small_recipe: Path, run: Path, saved_run: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    shard = run / "checkpoints" / "step-00000003" / "zero_pp_rank_1_mp_rank_00_optim_states.pt"
+    shard = run / "checkpoints" / "step-00000003" / SHARDS[1]
     flip(shard)
     train(small_recipe, run.parent, *STEPS, ranks=2, stage=3)
     said = capfd.readouterr().out
@@ -246,6 +224,5 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_says_so(
     assert "resuming from" in said and "step-00000002 (step 2 of 3)" in said
     assert numbers(run) == numbers(saved_run)
     verify(run / "checkpoints" / "step-00000003")
-    shards = [name for name in kinds(run / "checkpoints" / "step-00000003") if name.endswith(".pt")]
     theirs = digests(saved_run / "checkpoints" / "step-00000003")
-    assert all(digests(run / "checkpoints" / "step-00000003")[name] == theirs[name] for name in shards)
+    assert all(digests(run / "checkpoints" / "step-00000003")[name] == theirs[name] for name in SHARDS)

@@ -12,7 +12,7 @@ from data.planner import LAG
 from data.stream import BatchStream, Microbatch
 from tests.training.runs import column, final_weights, numbers, train
 from tests.training.test_resume import after_step, die
-from training.checkpoint import checkpoints_in, run_state
+from training.checkpoint import checkpoints_in, find
 from training.export import load_run
 from training.metrics import read_evaluations, read_events, read_metrics
 
@@ -69,7 +69,7 @@ def test_it_completes_says_so_again_goes_on_when_asked_and_is_the_same_however_i
     assert set(read_evaluations(run)) == {0, 2, 4, 6}
     # Its newest checkpoint is that of the last step, with the rule's state, and opens for the export.
     (checkpoint,) = checkpoints_in(run / "checkpoints")
-    assert run_state(checkpoint)["decisions"]["convergence"]["complete_since"] == 6
+    assert find(checkpoint).run_state()["decisions"]["convergence"]["complete_since"] == 6
     assert load_run(run).step == 6
     said = capfd.readouterr().out
     assert "complete after step 6: both tasks had converged" in said and "convergence.stop=false" in said

@@ -15,7 +15,7 @@ from tests.small_teacher import write_margin_recipe
 from tests.training.reference import MARGINS, Reference, steps_of, train_plainly
 from tests.training.runs import WITHOUT_EVALUATION, column, final_weights, relative, train
 from tests.training.test_resume import after_step, check_same, die
-from training.checkpoint import checkpoints_in, run_state
+from training.checkpoint import Found, checkpoints_in, find
 from training.config import Recipe
 from training.margins import Margins
 from training.metrics import read_metrics
@@ -78,7 +78,7 @@ def test_killed_and_started_again_scale_and_weights_are_bitwise_the_same(
     train(margin_recipe, tmp_path / "whole", *settings, ranks=2, stage=3)
     with pytest.raises(AssertionError, match="exit codes|failed"):
         train(margin_recipe, tmp_path / "killed", *settings, ranks=2, stage=3, probe=after_step(2, die))
-    saved = run_state(checkpoints_in(tmp_path / "killed" / "small" / "checkpoints")[0])
+    saved = find(tmp_path / "killed" / "small").run_state()
     described = json.loads((tmp_path / "killed" / "small" / "data.json").read_text())
     assert described["teacher of in_batch_margin"] == saved["taught"]["in_batch_margin"]
     assert saved["step"] == 1 and saved["margins"]["adaptive_margin"][0] > 0
@@ -94,11 +94,10 @@ def test_killed_and_started_again_scale_and_weights_are_bitwise_the_same(
 def test_a_run_does_not_go_on_with_another_teachers_vectors(margin_recipe: Path, tmp_path: Path) -> None:
     train(margin_recipe, tmp_path, *BASE, "steps=2")
     state = checkpoints_in(tmp_path / "small" / "checkpoints")[0] / "run.json"
-    from training import checkpoint
 
     def forget() -> None:
-        original = checkpoint.run_state
-        checkpoint.run_state = lambda path: {**original(path), "taught": {"in_batch_margin": "another"}}
+        original = Found.run_state
+        Found.run_state = lambda found: {**original(found), "taught": {"in_batch_margin": "another"}}  # type: ignore[method-assign]
 
     assert json.loads(state.read_text())["taught"].keys() == {"in_batch_margin"}
     with pytest.raises(AssertionError, match="tasks.in_batch_margin.teacher: not the vectors or scores"):
