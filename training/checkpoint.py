@@ -104,12 +104,12 @@ def save(
     final, writing = folder / checkpoint_name(step), folder / f"writing-{checkpoint_name(step)}"
     _, faults = _by_all(world, lambda: _make_room(folder, writing) if world.first else None)
     if not faults:
-        sealed, faults = _by_all(world, lambda: engine.save(writing / shard_name(world.rank)))
+        sealed, faults = _by_all(world, lambda: engine.save(writing / shard_name(world.process)))
     if not faults:
         content = {
             "format": FORMAT,
             "step": step,
-            "ranks": world.ranks,
+            "ranks": world.processes,
             "tensor_ranks": engine.tensor_ranks,
             "zero_stage": engine.stage,
             "fingerprints": {"store": state.get("store"), **state.get("taught", {})},
@@ -138,7 +138,7 @@ def verify(checkpoint: Path, world: World | None = None) -> dict[str, Any]:
     manifest, fault = _from_first(world, lambda: _read_manifest(checkpoint))
     if fault is None:
         files = sorted(manifest["files"].items(), key=lambda item: -item[1]["bytes"])
-        rank, ranks = (world.rank, world.ranks) if world else (0, 1)
+        rank, ranks = (world.process, world.processes) if world else (0, 1)
         faults = (_difference(checkpoint / name, said) for name, said in files[rank::ranks])
         mine = next((fault for fault in faults if fault is not None), None)
         fault = next((each for each in _said_by_all(world, mine) if each is not None), None)
@@ -309,7 +309,7 @@ def _by_all(world: World, work: Callable[[], Any]) -> tuple[list[Any], list[str]
     try:
         mine: tuple[Any, str | None] = work(), None
     except OSError as error:
-        mine = None, f"rank {world.rank}: {error}"
+        mine = None, f"rank {world.process}: {error}"
     said = _said_by_all(world, mine)
     return [value for value, _ in said], [fault for _, fault in said if fault is not None]
 
@@ -322,14 +322,14 @@ def _from_first(world: World | None, work: Callable[[], Any]) -> tuple[Any, str 
             outcome[0] = work()
         except DamagedCheckpoint as fault:
             outcome[1] = str(fault)
-    if world is not None and world.ranks > 1:
+    if world is not None and world.processes > 1:
         dist.broadcast_object_list(outcome, src=0, device=world.device)
     return outcome[0], outcome[1]
 
 
 def _said_by_all(world: World | None, mine: Any) -> list[Any]:
-    if world is None or world.ranks == 1:
+    if world is None or world.processes == 1:
         return [mine]
-    said: list[Any] = [None] * world.ranks
+    said: list[Any] = [None] * world.processes
     dist.all_gather_object(said, mine)
     return said

@@ -50,6 +50,16 @@ class World:
         """Whether this rank writes what only one may write."""
         return self.rank == 0
 
+    @property
+    def process(self) -> int:
+        """The number of this process among all of the run, on whatever axes they stand."""
+        return dist.get_rank()
+
+    @property
+    def processes(self) -> int:
+        """How many there are."""
+        return dist.get_world_size()
+
 
 class StepOutcome(NamedTuple):
     """What the optimizer did."""

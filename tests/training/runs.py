@@ -88,7 +88,7 @@ def save_weights(engine: Engine, folder: Path) -> None:
     """What a checkpoint has of the engine, from each rank, for ``saved_weights``."""
     folder.mkdir(exist_ok=True)
     (folder / "parameters.json").write_text(json.dumps(described(engine.cuts)))
-    engine.save(folder / shard_name(engine.world.rank))
+    engine.save(folder / shard_name(engine.world.process))
 
 
 def saved_weights(folder: Path, kind: str = "weight") -> dict[str, torch.Tensor]:

@@ -141,7 +141,7 @@ class FakeEngine:
     cuts: ClassVar[dict[str, Cut]] = {"weight": Cut((3,))}
 
     class world:
-        first, rank, ranks = True, 0, 1
+        first, process, processes = True, 0, 1
 
     def save(self, path: Path) -> Sealed:
         tensors = dict.fromkeys(STATES, torch.arange(3.0))
