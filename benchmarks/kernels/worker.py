@@ -57,7 +57,10 @@ def prepare(problem: Problem, contestant: str) -> tuple[Run, dict[str, Any]]:
     if outcome.loss is not None:
         answer |= errors(outcome, operation.truth(small))
     del small, outcome
-    return contestant_of(operation.make(problem)), answer
+    run: Run = contestant_of(operation.make(problem))
+    if problem.rounds > 1:
+        run()  # what is compiled is compiled for its size; a single round is of a size that is not run twice
+    return run, answer
 
 
 def errors(outcome: Outcome, truth: Outcome) -> dict[str, float]:

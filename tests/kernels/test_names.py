@@ -26,26 +26,23 @@ def test_import_of_kernels_loads_neither_torch_nor_triton_and_has_no_version() -
     assert done.returncode == 0, done.stderr
 
 
-def test_losses_load_nothing_beyond_torch_neither_triton_nor_a_compiler() -> None:
-    # What torch has loaded before does not count: it may look for triton by itself.
-    done = run(
-        f"import torch, torch.distributed\nbefore = set(sys.modules)\n{LOSSES}"
+def test_losses_load_nothing_beyond_torch_in_less_than_50_milliseconds_of_processor() -> None:
+    # Neither triton nor a compiler. What torch has loaded before does not count: it may look for triton by itself.
+    program = (
+        "import time, torch, torch.distributed\nbefore, begin = set(sys.modules), time.process_time()\n"
+        f"{LOSSES}print(time.process_time() - begin)\n"
         "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
         "assert new - set(sys.stdlib_module_names) == {'kernels'}, new\n"
         "heavy = {'ctypes', 'torch._dynamo', 'torch._inductor', 'torch.utils.cpp_extension'} - before\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "assert not [name for name in sys.modules if name.endswith('triton') and name.startswith('kernels')]\n"
     )
-    assert done.returncode == 0, done.stderr
-
-
-def test_losses_cost_less_than_50_milliseconds_of_processor_beyond_torch() -> None:
-    program = (
-        "import time, torch, torch.distributed\nbegin = time.process_time()\n"
-        f"{LOSSES}print(time.process_time() - begin)"
-    )
-    # The first time may write byte code: one more is allowed.
-    assert float(run(program).stdout) < 0.05 or float(run(program).stdout) < 0.05
+    for last in (False, True):  # the first time may write byte code
+        done = run(program)
+        assert done.returncode == 0, done.stderr
+        if float(done.stdout) < 0.05:
+            break
+        assert not last, f"{done.stdout} seconds"
 
 
 def test_an_unknown_name_is_an_import_error_with_the_remedy() -> None:
@@ -55,7 +52,7 @@ def test_an_unknown_name_is_an_import_error_with_the_remedy() -> None:
 
 def test_a_module_is_found_by_from_kernels_import() -> None:
     # In a process of its own: one that was imported before is an attribute, and never asked for.
-    done = run("from kernels import alignment, aot\nassert alignment.alignment_loss and aot.AotVariant")
+    done = run("from kernels import aot\nassert aot.AotVariant and 'torch' not in sys.modules")
     assert done.returncode == 0, done.stderr
 
 
@@ -100,7 +97,7 @@ def test_beside_a_version_that_transformers_takes_the_remedy_is_said(tmp_path: P
     assert "this is Calque's folder of losses" in last and "pip uninstall kernels" in last, done.stderr
 
 
-def test_the_losses_are_ours_beside_the_other_package(tmp_path: Path) -> None:
+def test_kernels_are_ours_beside_the_other_package(tmp_path: Path) -> None:
     install_the_other(tmp_path, "99.0")
-    done = run(f"{LOSSES}assert kernels.alignment.alignment_loss", tmp_path)
+    done = run("import kernels.aot", tmp_path)
     assert done.returncode == 0, done.stderr
