@@ -102,6 +102,8 @@ def _of_function(function: Callable[..., Tensor], inputs: Inputs) -> Run:
 
 CONTESTANTS: Final[dict[str, tuple[str, Callable[[Inputs], Run]]]] = {
     "gather": ("gather + einsum", gather),
-    **{name: (f"ours, {name}", ours(name)) for name in ("reference", "streaming", "triton", "cuda")},
+    **{
+        name: (f"ours, {name}", ours(name)) for name in ("reference", "streaming", "native", "triton", "cuda")
+    },
     "compiled": ("gather + einsum under torch.compile", compiled),
 }

@@ -47,7 +47,7 @@ ALIGNMENT: Final = (
     "reference", "streaming", "triton", "compiled", "open_clip", "sentence_transformers",
     "sentence_transformers_cached", "products",
 )  # fmt: skip
-MARGIN: Final = ("gather", "reference", "streaming", "triton", "cuda", "compiled")
+MARGIN: Final = ("gather", "reference", "streaming", "native", "triton", "cuda", "compiled")
 HEAD: Final = (
     "dense", "reference", "streaming", "triton", "compiled", "torch_chunks", "liger", "cut_cross_entropy",
 )  # fmt: skip
