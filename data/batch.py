@@ -89,6 +89,12 @@ class PackedBatch:
             raise ValueError(f"{len(ids)} pseudo tokens for {len(self.slots)} slots")
         return replace(self, token_ids=self.token_ids.index_copy(0, self.slots, ids))
 
+    def without_pairs(self, given_up: Tensor) -> PackedBatch:
+        """The batch without the pairs that ``given_up`` (P,) names; their documents stay, and are compared no more."""
+        kept = ~given_up
+        columns = {name: getattr(self, name)[kept] for name in ("pairs", "pair_groups", "pair_stream")}
+        return replace(self, **columns)
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """Move every tensor to ``device``; a batch that is already there is returned as it is."""
         if self.token_ids.device == torch.device(device):

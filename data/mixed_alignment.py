@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.back_translation import asking_document, target_language
+from data.back_translation import GateConfig, asking_document, target_language
 from data.keys import hashed, key
 from data.lexicon import PIVOT, Lexicon, written_without_spaces
 from data.mixing import MixedText, Mixture, mix, mix_sentences
@@ -41,6 +41,9 @@ _MIXED_GROWTH_WITHOUT_SPACES = 2.0
 _MIXED_FURTHER = 5  # tokens; one word more or less tells in a short text
 
 
+PSEUDO_TOKENS = "mixed_alignment.pseudo_tokens"  # the name of the generator's gate
+
+
 class GeneratorsConfig(Section):
     """How often each generator is drawn, as a ratio; one that is left out is off."""
 
@@ -60,6 +63,12 @@ class GeneratorsConfig(Section):
         return {name: weight for name, weight in self.model_dump().items() if weight > 0}
 
 
+class PseudoTokensConfig(Section):
+    """When the model begins to write spans; until the gate is open the other generators are drawn."""
+
+    gate: GateConfig = GateConfig()
+
+
 class MixedAlignmentConfig(TaskConfig):
     """Mixed-language alignment: which generators mix, and how much of a text they replace.
 
@@ -71,6 +80,22 @@ class MixedAlignmentConfig(TaskConfig):
     replacement_rate: float = Field(0.7, gt=0, le=1)  # of the words, or phrases, that have translations
     span_rate: float = Field(0.5, gt=0, lt=1)  # of the tokens, by pseudo tokens
     both_mixed: float = Field(0.0, ge=0, le=1)  # the part of the pairs that compare two mixed forms of a text
+    pseudo_tokens: PseudoTokensConfig = PseudoTokensConfig()
+
+    @model_validator(mode="after")
+    def _gate_has_effect(self) -> MixedAlignmentConfig:
+        gated = self.pseudo_tokens.gate != GateConfig()
+        if gated and not self.generates:
+            raise ValueError(
+                "pseudo_tokens.gate has no effect: the generator is off. Give generators.pseudo_tokens a weight, or"
+                " leave the gate out"
+            )
+        if gated and len(self.generators.weights()) == 1:
+            raise ValueError(
+                "pseudo_tokens.gate: until it opens another generator has to mix, and none is on. Give one under"
+                " generators a weight, or leave the gate out"
+            )
+        return self
 
     @property
     def generates(self) -> bool:
@@ -203,6 +228,8 @@ def _mixed_side(
 ) -> _Side | None:
     """What the first generator that can makes of a text, in the order drawn; ``room`` without <s> and </s>."""
     weights = config.generators.weights()
+    if PSEUDO_TOKENS in draw.shut:
+        del weights["pseudo_tokens"]
     names = list(weights)
     if len(names) > 1:
         chances = np.array(list(weights.values())) / sum(weights.values())
@@ -253,6 +280,8 @@ def _with_pseudo_tokens(
 ) -> _Side | None:
     """Spans of the text are left to the model, which writes them in another language before the step.
 
+    Whether it did is judged then (objectives/second_language.py): a pair with a text of one language is given up.
+
     It reads the whole text, and its placeholders stand at the places that tokens with the same numbers would have in
     a translation beside it: what CAMLM has taught it to predict. The language is drawn as for back-translation. Of
     a text that is longer than half of the longest document only the beginning has such places.
@@ -276,5 +305,5 @@ def _with_pseudo_tokens(
     positions = np.arange(len(x)) + FIRST_POSITION
     asking = asking_document(x, positions, source.number, places, target, tokenizer.mask_id, draw)
     asking = replace(asking, draws=draw.random(f"{site}: decode").random(len(spans)))
-    how = Mixture("pseudo_tokens", len(spans), count, count, 2, False)
+    how = Mixture("pseudo_tokens", 0, count, count, 2, False)  # if it is kept
     return _Side(replace(document, slots=spans + 1), how, asking)

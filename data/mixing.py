@@ -28,7 +28,7 @@ class Mixture(NamedTuple):
     """How one side of an example was mixed; words are tokens where pseudo tokens stand for them."""
 
     generator: str
-    replaced: int
+    replaced: int  # of those that the model is to write none, until it has
     translatable: int
     words: int
     languages: int

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from data.packing import Document, Example
 
+def token_overlap(
+    one: Sequence[np.ndarray], other: Sequence[np.ndarray], groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What token counts say about n pairs: ids of the one side and of the other, without <s> and </s>.
 
-def token_overlap(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What token counts say about the first pair of each of n examples.
-
-    The pool of negatives is ``examples``, those of one microbatch, without pairs of the same group; the model's
-    own pool is the whole step, so that its accuracy has more to be held against. <s> and </s> are in every text
-    and count nothing, nor do pseudo tokens, which are not known yet.
+    The pool of negatives are these pairs, those of one microbatch, without the ones of the same of ``groups`` (n,);
+    the model's own pool is the whole step, so that its accuracy has more to be held against.
 
     Returns:
         (n,) the common tokens over those of the shorter side, a token counted as often as both have it;
@@ -28,27 +27,21 @@ def token_overlap(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, 
         nearer than every negative.
 
     """
-    if not examples:
+    if not one:
         return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    sides = [[_tokens(example.documents[example.pairs[0][side]]) for example in examples] for side in (0, 1)]
-    first, second = _counts(sides)
+    first, second = _counts([one, other])
     sizes = np.minimum(first.sum(1), second.sum(1))
     common = first.minimum(second).sum(1) / np.maximum(sizes, 1)
     cosines = (_unit(first) @ _unit(second).T).toarray()  # (n, n)
-    groups = np.array([example.group for example in examples], dtype=np.uint64)
     negative = groups[:, None] != groups[None, :]
     own = np.diagonal(cosines)
-    correct = np.zeros(len(examples), np.int64)
-    rows = np.zeros(len(examples), np.int64)
+    correct = np.zeros(len(one), np.int64)
+    rows = np.zeros(len(one), np.int64)
     for matrix, allowed in ((cosines, negative), (cosines.T, negative.T)):
         best = np.where(allowed, matrix, -1.0).max(1)
         rows += allowed.any(1)
         correct += (own > best) & allowed.any(1)
     return common, rows, correct
-
-
-def _tokens(document: Document) -> np.ndarray:
-    return np.delete(document.token_ids, [0, len(document.token_ids) - 1, *document.slots])
 
 
 def _counts(sides: Sequence[Sequence[np.ndarray]]) -> tuple[sparse.csr_array, sparse.csr_array]:

@@ -36,6 +36,7 @@ class StepPlan(NamedTuple):
     step: int
     records: np.ndarray  # (n, 5) int64, ordered by row
     planned: np.ndarray  # (S,) int64, tokens set aside for each stream
+    shut: tuple[str, ...] = ()  # gates
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """The records of rows ``first`` to ``last`` (excluded)."""
@@ -271,7 +272,7 @@ class Planner:
             owed=owed_before + due - planned * _MICRO,
             in_flight=(*state.in_flight, InFlight(state.step, planned, due)),
         )
-        return StepPlan(state.step, records, planned), after
+        return StepPlan(state.step, records, planned, mix.shut), after
 
     def _record(self, number: int, cursor: int) -> tuple[int, int, int]:
         """The stream's record at ``cursor`` as (record, epoch, room)."""

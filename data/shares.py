@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.recipe import UserError
 from data.sampling import Stream
 from data.stages import Sampling, SamplingConfig
@@ -32,8 +33,14 @@ class Gate(Protocol):
 
 
 def gates_of(tasks: TasksConfig) -> dict[str, Gate]:
-    """The gates of the tasks that are on; one that asks for nothing is open."""
+    """The gates of the tasks that are on, and of a generator; one that asks for nothing is open.
+
+    While the generator's is shut its task goes on with the others, so that it changes no share.
+    """
     found = {name: getattr(settings, "gate", None) for name, settings in tasks.enabled().items()}
+    mixed = tasks.enabled().get("mixed_alignment")
+    if isinstance(mixed, MixedAlignmentConfig):
+        found[PSEUDO_TOKENS] = mixed.pseudo_tokens.gate
     return {
         name: gate
         for name, gate in found.items()
@@ -50,6 +57,7 @@ class Mix(NamedTuple):
     shares: (
         np.ndarray
     )  # (S,) the part of the tokens that each stream is due: 1 in all, or 0 if nothing is left
+    shut: tuple[str, ...] = ()  # the names of the gates that are not open
 
 
 class Shares:
@@ -88,7 +96,7 @@ class Shares:
         asked = now.stage, temperatures, exhausted.tobytes(), shut, tuple(sorted(decisions.items()))
         if self._last[0] != asked:
             self._last = asked, self._shares(now, ~exhausted, shut, decisions)
-        return Mix(now.stage, *temperatures, self._last[1])
+        return Mix(now.stage, *temperatures, self._last[1], shut)
 
     def _shut(self, tokens: int, decisions: Decisions) -> tuple[str, ...]:
         return tuple(
@@ -125,7 +133,7 @@ class Shares:
         }
         for name in shut:
             weight = weights.pop(name, 0.0)
-            if _WHILE_SHUT[name] in weights:
+            if _WHILE_SHUT.get(name) in weights:
                 weights[_WHILE_SHUT[name]] += weight
         parts: dict[str, float] = {}
         for side, budget in now.budgets.model_dump().items():

@@ -17,18 +17,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from data.lexicon import Lexicon
-from data.overlap import token_overlap
 from data.packing import Example, pack
 from data.planner import LAG, Planner
 from data.sampling import SamplingConfig, Stream, bilingual_shares, streams_of
 from data.store import Corpus, TokenStore
+from data.tally import Tally, Unwritten, tally_mixtures, tally_overlap, tally_pairs
 from data.task import Draw, Material, TextSegment
 from data.tasks import TasksConfig
 from data.teaching import Taught
@@ -37,36 +36,12 @@ from data.tokenizer import Tokenizer
 _LANGUAGE_SHOWN = 0.5  # probability that a document of the training tells its language
 
 
-class Tally(IntEnum):
-    """Columns of a microbatch's tally (S, len(Tally)) int64: what each stream really gave."""
-
-    TOKENS = 0
-    PREDICTIONS = 1
-    PAIRS = 2
-    REJECTED = 3  # records that gave no example
-    PSEUDO = 4  # tokens that the model has to generate
-    MIXED = 5  # mixed texts: one in a pair, or two
-    REPLACED = 6  # their words that were replaced; characters or tokens where they are no words
-    TRANSLATABLE = 7
-    WORDS = 8
-    LANGUAGES = 9  # sum over mixed texts
-    CUT = 10  # mixed texts that lost their end for want of room
-    BY_DICTIONARY = 11  # mixed texts of each generator
-    BY_PHRASE = 12
-    BY_SENTENCE = 13
-    BY_PSEUDO_TOKENS = 14
-    OVERLAP = 15  # sum over mixed pairs of the share of tokens that both sides have, in millionths
-    BASELINE_ROWS = 16  # sides of mixed pairs that have negatives in their microbatch
-    BASELINE_CORRECT = 17  # those that overlap alone finds (data/overlap.py)
-    TRIPLETS = 18
-    TAUGHT_PAIRS = 19  # of the pairs, those of whose texts the teacher's vectors are known
-
-
 class Microbatch(NamedTuple):
     """The arrays of a PackedBatch and what they hold."""
 
     arrays: dict[str, Any]
     tally: np.ndarray  # (S, len(Tally)) int64
+    unwritten: Unwritten | None = None  # what its tally does not count yet
 
 
 @dataclass(frozen=True)
@@ -102,13 +77,18 @@ class MicrobatchMaker:
         taught = Taught.open(tasks, store, known=True)  # by the run that this is a worker of
         return cls(streams, material, store, tasks, microbatch_tokens, seed, taught)
 
-    def __call__(self, records: np.ndarray) -> Microbatch:
-        """Make the microbatch of ``records`` (n, 5) as the planner gives them; n may be 0."""
+    def __call__(self, records: np.ndarray, shut: tuple[str, ...] = ()) -> Microbatch:
+        """Make the microbatch of ``records`` (n, 5) as the planner gives them; n may be 0.
+
+        ``shut`` are the gates that are shut in the step.
+        """
         corpora = list(self.store.corpora.values())
         configs = self.settings.enabled()
         tally = np.zeros((len(self.streams), len(Tally)), np.int64)
         examples: list[Example] = []
-        compared: list[Example] = []  # those that hold mixed texts
+        pairs = 0
+        mixed_pairs: list[tuple[int, Example]] = []  # numbers among the pairs, and what holds them
+        unwritten: list[tuple[int, np.ndarray]] = []  # of them, and what they count if they are kept
         for number, record, epoch, room, _ in records.tolist():
             stream = self.streams[number]
             corpus = corpora[stream.corpora[record]]
@@ -116,7 +96,7 @@ class MicrobatchMaker:
             if stream.task.with_row:
                 numbers += [segment for segment in corpus.row_of(numbers[0]) if segment not in numbers]
             segments = [self._segment(corpus, segment) for segment in numbers]
-            draw = Draw(self.seed, number, stream.name, record, epoch, room)
+            draw = Draw(self.seed, number, stream.name, record, epoch, room, shut)
             example, mixed = stream.task.make(segments, draw, self.material, configs[stream.task.name])
             row = tally[number]
             if example is None:
@@ -125,26 +105,31 @@ class MicrobatchMaker:
             examples.append(_with_languages_drawn(example, draw))
             row[Tally.TOKENS] += example.tokens
             row[Tally.PREDICTIONS] += sum(len(document.predicted) for document in example.documents)
-            row[Tally.PAIRS] += len(example.pairs)
             row[Tally.PSEUDO] += sum(len(document.slots) for document in example.documents)
             row[Tally.TRIPLETS] += len(example.triplets)
-            row[Tally.TAUGHT_PAIRS] += sum(
-                all(example.documents[side].teacher is not None for side in pair) for pair in example.pairs
-            )
+            if mixed and example.generation:
+                row = np.zeros(len(Tally), np.int64)
+                unwritten.append((pairs, row))
+            tally_pairs(example, row)
+            tally_mixtures(mixed, row)
             if mixed:
-                compared.append(example)
-            for side in mixed:
-                row[Tally.MIXED] += 1
-                row[Tally.REPLACED] += side.replaced
-                row[Tally.TRANSLATABLE] += side.translatable
-                row[Tally.WORDS] += side.words
-                row[Tally.LANGUAGES] += side.languages
-                row[Tally.CUT] += side.cut
-                row[Tally[f"BY_{side.generator.upper()}"]] += 1
-        _tally_overlap(compared, tally)
+                mixed_pairs.append((pairs, example))
+            pairs += len(example.pairs)
+        if not unwritten:
+            compared = [example for _, example in mixed_pairs]
+            sides = [
+                [example.documents[example.pairs[0][side]].token_ids[1:-1] for example in compared]
+                for side in (0, 1)
+            ]
+            groups = np.array([example.group for example in compared], dtype=np.uint64)
+            tally_overlap(sides, groups, np.array([example.stream for example in compared], int), tally)
         pad_id = self.material.tokenizer.pad_id
         arrays = pack(examples, self.microbatch_tokens, pad_id, teacher_width=self.taught.width)
-        return Microbatch(arrays, tally)
+        if not unwritten:
+            return Microbatch(arrays, tally)
+        numbers, counts = zip(*unwritten, strict=True)
+        mixed_numbers = np.array([number for number, _ in mixed_pairs])
+        return Microbatch(arrays, tally, Unwritten(np.array(numbers), np.stack(counts), mixed_numbers))
 
     def _segment(self, corpus: Corpus, segment: int) -> TextSegment:
         """A text of the store, with what the teacher said about it."""
@@ -172,15 +157,6 @@ def _with_languages_drawn(example: Example, draw: Draw) -> Example:
         for document, known in zip(example.documents, shown, strict=True)
     ]
     return replace(example, documents=documents)
-
-
-def _tally_overlap(compared: Sequence[Example], tally: np.ndarray) -> None:
-    """How much of their task the mixed pairs of a microbatch give away by sharing tokens."""
-    for example, shared, rows, correct in zip(compared, *token_overlap(compared), strict=True):
-        row = tally[example.stream]
-        row[Tally.OVERLAP] += round(1e6 * shared)
-        row[Tally.BASELINE_ROWS] += rows
-        row[Tally.BASELINE_CORRECT] += correct
 
 
 class BatchStream:
@@ -223,14 +199,15 @@ class BatchStream:
         """The microbatches of the next step."""
         if self._pool is None:
             assert self._maker is not None
-            return [self._maker(records) for records in self._planned()]
+            return [self._maker(*planned) for planned in self._planned()]
         while len(self._ahead) <= LAG:
-            self._ahead.append([self._pool.submit(_make, records) for records in self._planned()])
+            self._ahead.append([self._pool.submit(_make, *planned) for planned in self._planned()])
         return [future.result() for future in self._ahead.popleft()]
 
-    def _planned(self) -> list[np.ndarray]:
+    def _planned(self) -> list[tuple[np.ndarray, tuple[str, ...]]]:
+        """Records, and gates that are shut, of each of this rank's microbatches."""
         plan = self._planner.plan()
-        return [plan.rows(m * self._rows, (m + 1) * self._rows) for m in self._mine]
+        return [(plan.rows(m * self._rows, (m + 1) * self._rows), plan.shut) for m in self._mine]
 
     def close(self) -> None:
         """End the worker processes."""
@@ -256,5 +233,5 @@ def _end_with(parent: int) -> None:
     os._exit(0)
 
 
-def _make(records: np.ndarray) -> Microbatch:
-    return _maker(records)
+def _make(records: np.ndarray, shut: tuple[str, ...]) -> Microbatch:
+    return _maker(records, shut)

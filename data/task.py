@@ -66,6 +66,7 @@ class Draw(NamedTuple):
     record: int
     epoch: int
     room: int
+    shut: tuple[str, ...] = ()  # gates that are shut in the step
 
     def random(self, site: str) -> np.random.Generator:
         """The random numbers of this record and epoch for one use."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data.batch import PackedBatch
 from model.generation import Decoding
+from objectives.second_language import ScriptTables, UseOfIds, copied, documents_of, of_the_language
 
 Generate = Callable[[PackedBatch, Decoding], Tensor]  # -> ids (M,)
 
@@ -32,11 +33,12 @@ class Health(IntEnum):
     IN_SCRIPT = 4  # those of a script in which the language is written
 
 
-class ScriptTables(NamedTuple):
-    """The scripts of the ids and of the languages; see data/scripts.py."""
+class Filled(NamedTuple):
+    """A batch whose slots are filled."""
 
-    of_ids: Tensor  # (V,) int64, 0 for an id without letters
-    of_languages: Tensor  # (L, scripts) bool
+    batch: PackedBatch
+    health: Tensor  # (L, len(Health)) of what was written
+    second: Tensor | None  # (S,) bool, which slots hold the language that was asked for; None: nobody asks
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,37 +47,35 @@ class PseudoTokens:
 
     decoding: Decoding
     scripts: ScriptTables
+    use: UseOfIds | None = None  # where mixed texts are judged by what was written
 
-    def write(self, generate: Generate, batch: PackedBatch) -> tuple[PackedBatch, Tensor]:
-        """The batch with its slots filled, and the health (L, len(Health)) of what was written.
+    def write(self, generate: Generate, batch: PackedBatch) -> Filled:
+        """Fill the slots of ``batch``, and judge what was written.
 
         ``generate`` is called also where there is nothing to write: ZeRO-3 gathers weights in every forward, and a
         rank that left one out would leave the others waiting.
         """
         generation = batch.generation or PackedBatch.empty(batch.token_ids.device)
         ids = generate(generation, self.decoding)
-        return batch.filled(ids), health_of(generation, ids, self.scripts)
+        second = None
+        if self.use is not None:
+            second = of_the_language(generation, ids, self.scripts, self.use)
+        return Filled(batch.filled(ids), health_of(generation, ids, self.scripts), second)
 
 
 def health_of(generation: PackedBatch, ids: Tensor, scripts: ScriptTables) -> Tensor:
     """(L, len(Health)) int64 for the ``ids`` (M,) written at the predicted positions of ``generation``."""
-    places, languages = generation.predicted, generation.language_ids[generation.predicted]
-    starts, contexts = generation.document_starts, generation.context_lengths
-    lengths = starts.diff()
-    document = torch.repeat_interleave(torch.arange(len(lengths), device=ids.device), lengths)
-    in_context = torch.arange(len(document), device=ids.device) - starts[document] < contexts[document]
-    # A number for each (document, id).
+    languages = generation.language_ids[generation.predicted]
+    document = documents_of(generation, generation.predicted)
     size = len(scripts.of_ids)
-    written = document[places] * size + ids
-    read = (document * size + generation.token_ids[: len(document)])[in_context]
-    different = torch.unique(written)
-    of_document = torch.zeros(len(lengths), dtype=torch.int64, device=ids.device)
-    of_document[document[places]] = languages
+    different = torch.unique(document * size + ids)  # a number for each (document, id)
+    of_document = torch.zeros(len(generation.context_lengths), dtype=torch.int64, device=ids.device)
+    of_document[document] = languages
     script = scripts.of_ids[ids]
     columns = {
         Health.TOKENS: (languages, torch.ones_like(ids)),
         Health.DISTINCT: (of_document[different // size], torch.ones_like(different)),
-        Health.COPIED: (languages, torch.isin(written, read).long()),
+        Health.COPIED: (languages, copied(generation, ids, size).long()),
         Health.LETTERS: (languages, (script > 0).long()),
         Health.IN_SCRIPT: (languages, scripts.of_languages[languages, script].long()),
     }

@@ -28,7 +28,8 @@ from model.config import EncoderConfig
 from model.generation import Decoding
 from model.huggingface import ModelError, load_weights, read_config
 from model.pretraining import PretrainingModel
-from objectives.back_translation import PseudoTokens, ScriptTables
+from objectives.back_translation import PseudoTokens
+from objectives.second_language import ScriptTables, UseOfIds
 from training.config import Recipe
 
 
@@ -89,7 +90,7 @@ def pseudo_tokens_of(recipe: Recipe, data: DataParts, device: torch.device | str
     tokenizer = data.material.tokenizer
     counts = ids_of_languages(data.store, tokenizer.vocabulary_size)
     scripts = find_scripts(tokenizer.pieces(range(tokenizer.vocabulary_size)), counts)
-    config = recipe.tasks.btmlm or BackTranslationConfig()
+    config, mixed = recipe.tasks.btmlm or BackTranslationConfig(), recipe.tasks.mixed_alignment
     return PseudoTokens(
         Decoding(
             range(FIRST_ORDINARY_ID, tokenizer.mask_id),
@@ -100,6 +101,7 @@ def pseudo_tokens_of(recipe: Recipe, data: DataParts, device: torch.device | str
         ScriptTables(
             torch.from_numpy(scripts.of_ids).to(device), torch.from_numpy(scripts.of_languages).to(device)
         ),
+        UseOfIds.of(counts, device) if mixed is not None and mixed.generates else None,
     )
 
 

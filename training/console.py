@@ -43,6 +43,8 @@ def console_line(scalars: Mapping[str, float], total_steps: int) -> str:
     if "loss" in scalars:
         parts.append(f"loss {scalars['loss']:6.3f}")
     parts += [_task(task, scalars) for task in tasks_of(scalars)]
+    if scalars.get("mixed/rejected_share", 0.0) >= 0.005:
+        parts.append(f"mixed rejected {scalars['mixed/rejected_share']:.1%}")
     for key, form in (
         ("learning_rate", "lr {:.1e}"),
         ("grad_norm", "norm {:6.2f}"),

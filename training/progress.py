@@ -9,7 +9,7 @@ import numpy as np
 
 from data.sampling import Stream
 from data.shares import Mix
-from data.stream import Tally
+from data.tally import Tally
 from objectives.back_translation import health_figures
 from training.config import Recipe
 from training.engine import StepOutcome
@@ -98,11 +98,15 @@ class Progress:
         rate: float,
         mix: Mix,
         *,
+        health: np.ndarray | None = None,
         seconds: float,
         waited: float,
         memory_gib: float,
     ) -> dict[str, float]:
-        """The step's numbers by name; a language's loss is over all pairs that it stands in."""
+        """The step's numbers by name; a language's loss is over all pairs that it stands in.
+
+        ``health`` (L, len(Health)) is that of the pseudo tokens, where the step has any.
+        """
         tokens = tally[:, Tally.TOKENS]
         self._spent += tokens
         self._due += np.floor(mix.shares * (int(tokens.sum()) * 1_000_000)).astype(np.int64)
@@ -135,8 +139,8 @@ class Progress:
             scalars[f"sampling/budget/{task}"] = float(mix.shares[members].sum())
             scalars[f"accuracy/{task}"] = _mean(losses.correct, losses.terms, members)
         scalars |= self._mixing(tally)
-        if losses.health is not None:
-            scalars |= health_figures(losses.health, self._languages)
+        if health is not None:
+            scalars |= health_figures(health, self._languages)
         for (task, language), found in self._of_language.items():
             mean = _mean(losses.sums, losses.terms, np.array(found))
             if mean == mean:
@@ -168,13 +172,24 @@ class Progress:
         if members is None:
             return {}
         total = tally[members].sum(axis=0)
-        scalars = {"mixed/rejected": float(total[Tally.REJECTED])}
+        rejected = tally[:, Tally.REJECTED] + tally[:, Tally.ONE_LANGUAGE]
+        scalars = {
+            "mixed/rejected": float(rejected[members].sum()),
+            "mixed/one_language": float(
+                total[Tally.ONE_LANGUAGE]
+            ),  # of the rejected, by what the model wrote
+        }
+        records = int(rejected[members].sum() + total[Tally.PAIRS])
+        if records:
+            scalars["mixed/rejected_share"] = rejected[members].sum() / records
+        for (task, language), found in self._of_language.items():
+            if task == MIXED and rejected[found].any():
+                scalars[f"mixed/rejected/{language}"] = float(rejected[found].sum())
+                scalars[f"mixed/one_language/{language}"] = float(tally[found, Tally.ONE_LANGUAGE].sum())
         texts = total[Tally.MIXED]
         if not texts:
             return scalars
-        made = total[Tally.PAIRS] + total[Tally.REJECTED]
         scalars |= {
-            "mixed/rejected_share": total[Tally.REJECTED] / made,
             "mixed/realised_rate": total[Tally.REPLACED] / total[Tally.TRANSLATABLE],
             "mixed/share_of_words": total[Tally.REPLACED] / total[Tally.WORDS],
             "mixed/languages": total[Tally.LANGUAGES] / texts,

@@ -92,7 +92,7 @@ class PseudoEvaluation:
         found: list[tuple[int, tuple[np.ndarray, ...]]] = []
         for number, here in split(list(enumerate(self._batches))):
             batch = here.to(device)
-            filled, health = self._pseudo.write(generate, batch)
+            filled, health, _ = self._pseudo.write(generate, batch)
             parts = [filled.token_ids[filled.slots].cpu().numpy(), health.cpu().numpy()]
             parts.append(sums_of(forward(filled, False), filled, streams))
             if self.frozen is not None:

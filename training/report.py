@@ -31,6 +31,8 @@ STYLE = (
     "pre{background:#f6f6f6;padding:1rem;overflow:auto;font-size:13px}"
 )
 
+REJECTS = ("rejected", "one_language")  # of mixed text: all, and those that the model wrote in one language
+
 Steps = Sequence[Mapping[str, float]]
 Evaluations = Mapping[int, Mapping[str, float]]
 Floors = Mapping[str, Mapping[str, float]]
@@ -52,6 +54,7 @@ def write_report(run_folder: Path | str) -> Path:
         *_figures(steps, evaluations, floors),
         "</div>",
         *(_retrieval_table(name, evaluations, floors) for name in _sets(evaluations)),
+        _reject_table(steps),
         _share_table(events),
         _event_table(events),
         f"<h2>Recipe</h2><pre>{escape(recipe.read_text(encoding='utf-8'))}</pre>" if recipe.exists() else "",
@@ -77,6 +80,10 @@ def _summary(steps: Steps, evaluations: Evaluations, events: Sequence[Mapping[st
             lines.append(("tokens", f"{last['tokens']:,.0f}"))
         if "step_seconds" in last:
             lines.append(("time in steps", duration(sum(s.get("step_seconds", 0.0) for s in steps))))
+        rejected, wrote_one = (sum(s.get(f"mixed/{name}", 0.0) for s in steps) for name in REJECTS)
+        if rejected:
+            why = f"{rejected:,.0f}, {wrote_one:,.0f} of them since the model wrote in no second language"
+            lines.append(("mixed texts rejected", why))
         if "loss" in last:
             lines.append(("loss, first and last step", f"{steps[0]['loss']:.3f} → {last['loss']:.3f}"))
     for name in _sets(evaluations):
@@ -115,6 +122,21 @@ def _event_table(events: Sequence[Mapping[str, Any]]) -> str:
             details = {key: value for key, value in event.items() if key not in ("time", "event")}
             rows.append((event["time"], event["event"], ", ".join(f"{k} {v}" for k, v in details.items())))
     return "<h2>Events</h2>" + _table(("time (UTC)", "event", "details"), rows) if rows else ""
+
+
+def _reject_table(steps: Steps) -> str:
+    """Mixed texts that were rejected, by the language of the original."""
+    prefix = f"mixed/{REJECTS[0]}/"
+    languages = sorted({key.removeprefix(prefix) for s in steps for key in s if key.startswith(prefix)})
+    rows = [
+        [
+            language,
+            *(f"{sum(s.get(f'mixed/{name}/{language}', 0.0) for s in steps):,.0f}" for name in REJECTS),
+        ]
+        for language in languages
+    ]
+    head = ("", "rejected", "of them written in one language")
+    return "<h2>Mixed texts rejected</h2>" + _table(head, rows) if rows else ""
 
 
 def _share_table(events: Sequence[Mapping[str, Any]]) -> str:
@@ -165,6 +187,11 @@ def _figures(steps: Steps, evaluations: Evaluations, floors: Floors) -> list[str
                 smooth=True,
             ),
             *_sampling_figures(steps, tasks_of(steps[-1], "share")),
+            curves(
+                "Mixed text: share of the records rejected",
+                {"": _column(steps, "mixed/rejected_share")},
+                smooth=True,
+            ),
             curves("Learning rate", {"": _column(steps, "learning_rate")}),
             curves("Gradient norm", {"": _column(steps, "grad_norm")}, log=True),
             curves("Tokens per second", {"": _column(steps, "tokens_per_second")}),

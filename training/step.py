@@ -1,7 +1,7 @@
 """One step: the losses of all tasks, each divided once by its count over the whole step, and their backward.
 
 microbatches of this rank ──▶ tallies summed over ranks ──▶ weight of each stream's loss terms
-                         ──▶ pseudo tokens, where the step has any: generated without gradient, written into the batch
+                         ──▶ (pseudo tokens, where the step has any: training/writing.py)
                          ──▶ forward, losses, backward (with accumulation the pool's first pass before)
 """
 
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from data.batch import PackedBatch
 from data.sampling import Stream
-from data.stream import Microbatch, Tally
+from data.stream import Microbatch
+from data.tally import Tally
 from data.tasks import TasksConfig
 from kernels.margin import MarginForm
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
 from objectives.alignment import pairs_of, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
-from objectives.back_translation import PseudoTokens
 from objectives.masked_tokens import masked_token_loss
 from objectives.report import LossReport
 from training.config import KernelsConfig
@@ -52,7 +52,6 @@ class StepLosses(NamedTuple):
     # sums, terms and correct (S,) of the margin on the pairs of the pool, in the streams of these pairs
     in_batch: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     gaps: Mapping[str, np.ndarray] = {}  # of each margin task: (6,), the columns of kernels.margin.GapSums
-    health: np.ndarray | None = None  # (L, len(Health)), of the pseudo tokens where the step has any
 
 
 class StepMargins(NamedTuple):
@@ -91,21 +90,16 @@ def run_microbatches(
     weights: Tensor,
     *,
     aligned: bool,
-    pseudo: PseudoTokens | None = None,
     margins: StepMargins = StepMargins(),  # noqa: B008  # a tuple: nothing in it changes
     kernels: KernelsConfig = KernelsConfig(),  # noqa: B008  # frozen
 ) -> StepLosses:
     """Forward and backward of this rank's part of a step; the gradient is left with the engine.
 
-    ``aligned`` says whether the recipe has tasks that compare sentences, ``pseudo`` how pseudo tokens are written,
-    None in a step in which no rank has any to generate, ``margins`` which margin losses there are. They decide which
-    collectives run, so they must be the same on every rank; ``aligned`` and ``margins`` at every step too. ``kernels``
-    names the implementations of the losses that are computed here.
+    The slots of ``batches`` are filled. ``aligned`` says whether the recipe has tasks that compare sentences,
+    ``margins`` which margin losses there are. They decide which collectives run, so they must be the same on every
+    rank and at every step. ``kernels`` names the implementations of the losses that are computed here.
     """
     ranks = dist.group.WORLD
-    health = None
-    if pseudo is not None:
-        batches, health = with_pseudo_tokens(engine, batches, pseudo)
     reports: list[LossReport] = []
     triplets: list[Margin] = []
     in_batch: list[Margin] = []
@@ -147,15 +141,7 @@ def run_microbatches(
         if number + 1 < len(batches):
             engine.between_microbatches()
     temperature = 1.0 / float(output.inverse_temperature.detach())
-    return _summed(reports, temperature, triplets, in_batch, health)
-
-
-def with_pseudo_tokens(
-    engine: Engine, batches: Sequence[PackedBatch], pseudo: PseudoTokens
-) -> tuple[list[PackedBatch], Tensor]:
-    """The batches with their slots filled by the current weights, and the health of what was written."""
-    written = [pseudo.write(engine.generate, batch) for batch in batches]
-    return [batch for batch, _ in written], torch.stack([health for _, health in written]).sum(0)
+    return _summed(reports, temperature, triplets, in_batch)
 
 
 def _first_pass(
@@ -184,7 +170,6 @@ def _summed(
     temperature: float,
     triplets: Sequence[Margin],
     in_batch: Sequence[Margin],
-    health: Tensor | None,
 ) -> StepLosses:
     """What this rank's microbatches reported, added up over them and over the ranks: one exchange."""
     parts = {"": _added([_columns(report) for report in reports])}
@@ -193,8 +178,6 @@ def _summed(
     for name, margins in (("adaptive_margin", triplets), ("in_batch_margin", in_batch)):
         if margins:
             parts[name] = _added([margin.gaps for margin in margins])
-    if health is not None:
-        parts["health"] = health.double()
     total = torch.cat([part.flatten() for part in parts.values()])
     dist.all_reduce(total)
     split = total.cpu().split([part.numel() for part in parts.values()])
@@ -202,7 +185,7 @@ def _summed(
     sums, terms, correct = found.pop("")
     riding = found.pop("in_batch", None)
     riding = None if riding is None else tuple(riding)
-    return StepLosses(sums, terms, correct, temperature, riding, health=found.pop("health", None), gaps=found)
+    return StepLosses(sums, terms, correct, temperature, riding, gaps=found)
 
 
 def _columns(report: LossReport) -> Tensor:

@@ -20,7 +20,8 @@ from data.batch import PackedBatch
 from data.keys import key
 from data.prepare import differences, prepare
 from data.recipe import RawRecipe, UserError
-from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
+from data.stream import BatchStream, Microbatch, MicrobatchMaker
+from data.tally import Tally
 from model.generation import Decoding
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
@@ -49,6 +50,7 @@ from training.step import (
     sum_tallies,
     weights_of,
 )
+from training.writing import StepText, write_pseudo_tokens
 
 _SKIPS_IN_A_ROW = 20  # steps without a finite gradient after which a run is given up
 
@@ -145,7 +147,8 @@ class Trainer:
             tally, (stop, save) = sum_tallies(microbatches, self.requests.seen())
             # Dropout, another one on each rank: a function of the step, so nothing of it has to be saved.
             torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
-            losses = self._losses(microbatches, tally)
+            text = self._text(microbatches, tally)
+            losses = self._losses(text)
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
             mix = self.planner.mix(step)
@@ -157,7 +160,7 @@ class Trainer:
             self.progress.begin_stage(mix.stage)
             self.telemetry.step(
                 self.progress.scalars(
-                    step, tally, losses, outcome, rate, mix,
+                    step, text.tally, losses, outcome, rate, mix, health=text.health,
                     seconds=time.perf_counter() - started, waited=waited, memory_gib=self._memory_gib(),
                 )
                 | self.margins.scalars(losses.gaps)
@@ -279,23 +282,32 @@ class Trainer:
                 f" same command again: it goes on from the last good checkpoint ({before})."
             )
 
-    def _losses(self, microbatches: list[Microbatch], tally: np.ndarray) -> StepLosses:
+    def _text(self, microbatches: list[Microbatch], tally: np.ndarray) -> StepText:
+        """This rank's part of a step with what the model itself writes, and what the step holds of all ranks."""
+        if self.pseudo is not None and tally[:, Tally.PSEUDO].any():
+            return write_pseudo_tokens(self.engine, microbatches, self.pseudo, tally)
+        batches = [PackedBatch.from_arrays(each.arrays).to(self.world.device) for each in microbatches]
+        return StepText(batches, tally)
+
+    def _losses(self, text: StepText) -> StepLosses:
         """Forward and backward of this rank's part of a step; the gradient is left with the engine."""
-        weights = weights_of(tally, self.data.streams, self.recipe.tasks, self.world.device)
+        weights = weights_of(text.tally, self.data.streams, self.recipe.tasks, self.world.device)
         self.engine.train()
         return run_microbatches(
-            self.engine, self._on_device(microbatches), weights,
+            self.engine, text.batches, weights,
             aligned=any(stream.task.loss == "alignment" for stream in self.data.streams),
-            pseudo=self.pseudo if tally[:, Tally.PSEUDO].any() else None,
-            margins=self._margins_of(tally),
+            margins=self._margins_of(text.tally),
             kernels=self.recipe.kernels,
         )  # fmt: skip
 
     def _dry_batch(self) -> None:
         planner, maker = planner_of(self.recipe, self.data), self._maker()
-        taken = dry_batch(planner, maker, self.recipe.batch, self.engine, self.world, self._losses)
+        taken = dry_batch(planner, maker, self.recipe.batch, self.engine, self.world, self._dry_losses)
         if taken:
             self.telemetry.say(f"implementations that auto took: {taken}")
+
+    def _dry_losses(self, microbatches: list[Microbatch], tally: np.ndarray) -> StepLosses:
+        return self._losses(self._text(microbatches, tally))
 
     def _evaluate(self) -> None:
         if not (self.recipe.evaluation.retrieval or self.recipe.evaluation.masked):
@@ -341,11 +353,6 @@ class Trainer:
     def _frozen_pseudo_tokens(self) -> Frozen | None:
         assert self.evaluator.pseudo is not None
         return Frozen.read(self.folder, self.evaluator.pseudo.fingerprint, self.done)
-
-    def _on_device(self, microbatches: list[Microbatch]) -> list[PackedBatch]:
-        return [
-            PackedBatch.from_arrays(microbatch.arrays).to(self.world.device) for microbatch in microbatches
-        ]
 
     def _complete(self, reason: str) -> None:
         """The run is over before its last step: saved, measured, and said again by every later start."""

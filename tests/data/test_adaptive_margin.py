@@ -17,7 +17,8 @@ from data.recipe import UserError, parse_recipe, read_recipe
 from data.records import ScoredTriplet
 from data.sampling import streams_of
 from data.sources import Reject, read_corpus
-from data.stream import MicrobatchMaker, Tally
+from data.stream import MicrobatchMaker
+from data.tally import Tally
 from data.task import Draw, TextSegment
 from data.tasks import make_translation_alignment
 from data.teaching import Taught
@@ -95,7 +96,7 @@ def test_batches_hold_scores_of_the_corpus_and_vectors_of_the_teacher(
     tally = np.zeros((len(data.streams), len(Tally)), np.int64)
     triplets = taught = 0
     for number in range(4):
-        batch, found = maker(plan.rows(2 * number, 2 * number + 2))
+        batch, found, _ = maker(plan.rows(2 * number, 2 * number + 2))
         tally += found
         assert batch["teacher_vectors"].shape == (batch["sentence_documents"], WIDTH)
         assert batch["triplet_negatives"].max(initial=-1) < batch["sentence_documents"]

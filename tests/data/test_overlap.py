@@ -3,64 +3,53 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.overlap import token_overlap
-from data.packing import Document, Example
 
 
-def example(one: list[int], other: list[int], group: int) -> Example:
-    documents = [
-        Document(
-            np.array([0, *ids, 2], np.int32), np.arange(len(ids) + 2), 0, len(ids) + 2, *2 * [np.zeros(0)]
-        )
-        for ids in (one, other)
-    ]
-    return Example(0, documents, [(0, 1)], group)
+def overlap(
+    pairs: Sequence[tuple[list[int], list[int]]], groups: Sequence[int] | None = None
+) -> tuple[Any, ...]:
+    sides = [[np.array(pair[side], np.int32) for pair in pairs] for side in (0, 1)]
+    return token_overlap(sides[0], sides[1], np.array(range(len(pairs)) if groups is None else groups))
 
 
 def test_common_tokens_are_counted_as_often_as_both_sides_have_them() -> None:
     pairs = [([5, 5, 6], [5, 5, 5, 7, 8]), ([5, 6], [7, 8]), ([9], [9])]
-    common, _, _ = token_overlap([example(*pair, group=i) for i, pair in enumerate(pairs)])
+    common, _, _ = overlap(pairs)
     assert common.tolist() == pytest.approx([2 / 3, 0, 1])
 
 
-def test_pseudo_tokens_are_not_known_yet_and_count_nothing() -> None:
-    one = example([5, 6, 99], [5, 6, 99], 0)
-    documents = [replace(document, slots=np.array([3])) for document in one.documents]
-    common, _, _ = token_overlap([replace(one, documents=[documents[0], one.documents[1]])])
-    assert common.tolist() == [1.0]  # 5 and 6 of two
-    common, _, _ = token_overlap(
-        [replace(one, documents=[replace(documents[0], slots=np.arange(1, 4)), documents[1]])]
-    )
-    assert common.tolist() == [0.0]
-
-
 def test_the_bag_of_words_finds_what_shares_tokens_and_nothing_else() -> None:
-    copies = [([10 * i, 10 * i + 1], [10 * i + 1, 3, 10 * i], i) for i in range(1, 5)]
-    _, rows, correct = token_overlap([example(*copy) for copy in copies])
+    copies = [([10 * i, 10 * i + 1], [10 * i + 1, 3, 10 * i]) for i in range(1, 5)]
+    _, rows, correct = overlap(copies)
     assert rows.tolist() == [2] * 4 and correct.tolist() == [2] * 4
-    foreign = [([10 * i], [10 * i + 5], i) for i in range(1, 5)]  # nothing in common: all are equally near
-    _, rows, correct = token_overlap([example(*pair) for pair in foreign])
+    foreign = [([10 * i], [10 * i + 5]) for i in range(1, 5)]  # nothing in common: all are equally near
+    _, rows, correct = overlap(foreign)
     assert rows.tolist() == [2] * 4 and correct.tolist() == [0] * 4
 
 
 def test_rows_of_one_group_are_no_negatives_and_a_pair_alone_has_none() -> None:
-    _, rows, correct = token_overlap([example([5, 6], [5, 6], 1), example([5, 6], [5, 6], 1)])
+    _, rows, correct = overlap([([5, 6], [5, 6]), ([5, 6], [5, 6])], [1, 1])
     assert rows.tolist() == [0, 0] == correct.tolist()
-    _, rows, _ = token_overlap([example([5], [5], 1)])
+    _, rows, _ = overlap([([5], [5])])
     assert rows.tolist() == [0]
-    assert [len(each) for each in token_overlap([])] == [0, 0, 0]
+    assert [len(each) for each in overlap([])] == [0, 0, 0]
 
 
 def test_it_equals_a_plain_count_on_random_pairs() -> None:
     random = np.random.default_rng(3)
-    sides = [[random.integers(5, 25, random.integers(1, 12)).tolist() for _ in range(2)] for _ in range(40)]
+    sides = [
+        (random.integers(5, 25, random.integers(1, 12)).tolist(), random.integers(5, 25, 7).tolist())
+        for _ in range(40)
+    ]
     groups = random.integers(0, 30, 40).tolist()
-    common, rows, correct = token_overlap([example(*s, group=g) for s, g in zip(sides, groups, strict=True)])
+    common, rows, correct = overlap(sides, groups)
 
     def cosine(one: Counter[int], other: Counter[int]) -> float:
         dot = sum(one[t] * other[t] for t in one)

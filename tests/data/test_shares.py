@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.recipe import UserError
 from data.sampling import Stream
 from data.shares import Shares, with_floors
@@ -194,6 +195,21 @@ def test_a_gate_opens_by_accuracy_or_by_tokens(
         assert of_task(found, "mmlm") == pytest.approx(0.25 if open_ else 0.5)
     found = shares(0, only("tlm", "mixed_alignment"), {}).shares  # nobody to give to: its side stands back
     assert of_task(found, "tlm") == pytest.approx(0.5 if opens[0, False] else 1)
+
+
+def test_the_gate_of_a_generator_is_told_and_changes_no_share() -> None:
+    generators = {"dictionary": 1, "pseudo_tokens": 1}
+    gate = {"camlm_accuracy": 0.2, "tokens": 500}
+    mixed = MixedAlignmentConfig.model_validate({"generators": generators, "pseudo_tokens": {"gate": gate}})
+    of_tasks = tasks()
+    of_tasks.enabled()["mixed_alignment"] = mixed
+    shares = shares_of(of_tasks)
+    before, after, decided = (
+        shares(tokens, OPEN, decisions)
+        for tokens, decisions in ((499, {}), (500, {}), (0, {f"gate/{PSEUDO_TOKENS}": 1}))
+    )
+    assert before.shut == (PSEUDO_TOKENS,) and after.shut == decided.shut == ()
+    assert np.array_equal(before.shares, after.shares) and before.shares.sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from data.recipe import parse_recipe, read_recipe
 from data.sampling import streams_of
 from data.shares import Shares
 from data.store import TokenStore
-from data.stream import BatchStream, Microbatch, MicrobatchMaker, Tally
+from data.stream import BatchStream, Microbatch, MicrobatchMaker
+from data.tally import Tally
 from tests.training.runs import WITH_BTMLM
 from training.config import Recipe
 
@@ -85,7 +86,7 @@ def all_steps(streams: list[BatchStream], steps: int = STEPS) -> list[list[Micro
 def contents(microbatches: list[Microbatch]) -> Counter[object]:
     """Everything that a step holds, whatever microbatch it is in: documents with masks, and pairs of documents."""
     found: Counter[object] = Counter()
-    cut = [arrays for arrays, _ in microbatches]
+    cut = [microbatch.arrays for microbatch in microbatches]
     for arrays in [*cut, *(arrays["generation"] for arrays in cut if arrays["generation"])]:
         starts = arrays["document_starts"]
         order = np.searchsorted(starts, arrays["predicted"], side="right") - 1
@@ -150,10 +151,23 @@ def test_so_do_all_generators_of_mixed_text_on_either_or_both_sides(small_recipe
         contents(s) for s in all_steps(streams_for(small_recipe, *settings, ranks=3, tokens=512), 2)
     ] == truth
     total = sum(microbatch.tally for step in whole for microbatch in step).sum(axis=0)
+    # What the model is to write is not counted yet, nor is how much the pairs share.
+    assert total[Tally.BY_PSEUDO_TOKENS] == total[Tally.OVERLAP] == total[Tally.BASELINE_ROWS] == 0
+    for microbatch in (microbatch for step in whole for microbatch in step):
+        if microbatch.unwritten is not None:
+            total = total + microbatch.unwritten.tallies.sum(axis=0)
+            assert set(microbatch.unwritten.pairs) < set(microbatch.unwritten.mixed)
     by_generator = total[Tally.BY_DICTIONARY : Tally.BY_PSEUDO_TOKENS + 1]
     assert (by_generator > 0).all() and by_generator.sum() == total[Tally.MIXED]
     assert total[Tally.PAIRS] < total[Tally.MIXED] < 2 * total[Tally.PAIRS]
     assert total[Tally.LANGUAGES] >= 2 * total[Tally.MIXED]
+
+
+def test_what_mixed_pairs_share_is_counted_in_their_microbatch(small_recipe: Path) -> None:
+    mixed = "tasks={mixed_alignment: {generators: {dictionary: 1, sentence: 1}, both_mixed: 0.4}}"
+    steps = all_steps(streams_for(small_recipe, mixed, tokens=4096), 2)
+    total = sum(microbatch.tally for step in steps for microbatch in step).sum(axis=0)
+    assert all(microbatch.unwritten is None for step in steps for microbatch in step)
     assert 0 < total[Tally.OVERLAP] < 1e6 * total[Tally.PAIRS]
     assert 0 < total[Tally.BASELINE_CORRECT] <= total[Tally.BASELINE_ROWS] <= 2 * total[Tally.PAIRS]
 
@@ -169,7 +183,7 @@ def test_records_that_no_generator_can_mix_are_counted(small_recipe: Path) -> No
 def test_half_of_the_documents_tell_their_language_and_all_that_generate(small_recipe: Path) -> None:
     told = Counter[bool]()
     for step in all_steps(streams_for(small_recipe, *WITH_BTMLM, tokens=4096)):
-        for arrays, tally in step:
+        for arrays, tally, _ in step:
             assert arrays["generation"]["language_shown"].all()
             assert tally[:, Tally.PSEUDO].sum() == len(arrays["slots"]) > 0
             starts = arrays["document_starts"]

@@ -8,7 +8,8 @@ import torch
 from data.batch import PackedBatch
 from data.packing import Document, Example, pack
 from model.generation import Decoding
-from objectives.back_translation import Health, PseudoTokens, ScriptTables, health_figures, health_of
+from objectives.back_translation import Health, PseudoTokens, health_figures, health_of
+from objectives.second_language import ScriptTables
 
 VOCABULARY, LANGUAGES = 30, 4
 # Ids 4 to 13 are of script 1, 14 to 23 of script 2, the rest has no letters. Language 3 uses both.
@@ -91,10 +92,11 @@ def test_a_batch_without_slots_is_generated_for_all_the_same_and_stays_as_it_is(
         asked.append(len(generation.token_ids))
         return torch.empty(0, dtype=torch.int64)
 
-    filled, health = PseudoTokens(Decoding(range(4, 29)), SCRIPTS).write(generate, batch)
+    filled, health, second = PseudoTokens(Decoding(range(4, 29)), SCRIPTS).write(generate, batch)
     assert asked == [0]
     assert torch.equal(filled.token_ids, batch.token_ids)
     assert health.shape == (LANGUAGES, len(Health)) and not health.any()
+    assert second is None  # nobody asked
 
 
 def test_figures_are_shares_of_all_and_of_the_languages_that_were_written_in() -> None:

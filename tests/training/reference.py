@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -11,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.batch import PackedBatch
-from data.stream import BatchStream, Tally
-from training.build import build_model, maker_of, open_data, planner_of
+from data.scripts import script_of
+from data.stream import BatchStream
+from data.tally import Tally
+from training.build import DataParts, build_model, maker_of, open_data, planner_of
 from training.config import Recipe
 from training.schedule import learning_rate
 
@@ -65,10 +69,13 @@ def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Ref
         eps=settings.epsilon,
     )
     task_of = [stream.task.name for stream in data.streams]
+    judge = Judge(data) if recipe.tasks.mixed_alignment and recipe.tasks.mixed_alignment.generates else None
     margins = {name: Running(getattr(recipe.tasks, name)) for name in MARGINS if getattr(recipe.tasks, name)}
     history = []
     for number, batches in enumerate(steps, 1):
-        losses = _losses(model, batches, task_of, margins)
+        if judge is not None:
+            judge.given_up = 0
+        losses = _losses(model, batches, task_of, margins, judge)
         weights = {name: task.loss_weight for name, task in recipe.tasks.enabled().items()}
         weights |= {name: margin.config.loss_weight for name, margin in margins.items()}
         loss = torch.stack([weights[task] * found.mean() for task, found in losses.items()]).sum()
@@ -86,6 +93,8 @@ def train_plainly(recipe: Recipe, steps: Sequence[Sequence[PackedBatch]]) -> Ref
         optimizer.step()
         values: dict[str, Any] = {"loss": loss, "grad_norm": norm, "temperature": temperature}
         values |= {f"loss/{task}": found.mean() for task, found in losses.items()}
+        if judge is not None:
+            values["mixed/one_language"] = float(judge.given_up)
         values |= {f"margin/{name}/scale": margin.step() for name, margin in margins.items()}
         history.append({name: torch.as_tensor(value).item() for name, value in values.items()})
     return Reference(history, {name: tensor.detach() for name, tensor in model.state_dict().items()})
@@ -132,8 +141,61 @@ class Running:
         return before
 
 
+class Judge:
+    """Which mixed pairs hold two languages, id by id; see objectives/second_language.py for the words of the rule."""
+
+    def __init__(self, data: DataParts) -> None:
+        self._counts: list[Counter[int]] = [Counter() for _ in data.store.languages]
+        for corpus in data.store.corpora.values():
+            for segment in range(0 if corpus.held_out else corpus.segments):
+                self._counts[corpus.segment_language[segment]].update(corpus.ids(segment).tolist())
+        tokenizer = data.material.tokenizer
+        self._script = [script_of(piece) for piece in tokenizer.pieces(range(tokenizer.vocabulary_size))]
+        self._written_in = []
+        for counts in self._counts:
+            scripts: Counter[str] = Counter()
+            for i, count in counts.items():
+                if i >= 4 and self._script[i]:
+                    scripts[self._script[i]] += count
+            self._written_in.append({s for s in scripts if scripts[s] >= 0.3 * max(scripts.values())})
+        self.given_up = 0
+
+    def second(self, i: int, text: Sequence[int], source: int, target: int) -> bool:
+        """Whether ``i``, written for ``text``, is of the language ``target``."""
+        mine, theirs = self._counts[target], self._counts[source]
+        if i in text or self._script[i] not in self._written_in[target] or not mine[i]:
+            return False
+        standing = max(theirs[i], 1) if self._script[i] in self._written_in[source] else theirs[i]
+        return mine[i] / mine.total() >= 4 * standing / theirs.total()
+
+    def kept(self, batch: PackedBatch, generation: PackedBatch) -> PackedBatch:
+        """A filled batch without the pairs that hold one language; they are counted."""
+        written = iter(batch.token_ids[batch.slots].tolist())
+        found = []
+        starts = generation.document_starts.tolist()
+        for start, end, context in zip(
+            starts[:-1], starts[1:], generation.context_lengths.tolist(), strict=True
+        ):
+            text, languages = generation.token_ids[start : start + context].tolist(), generation.language_ids
+            for place in range(start + context, end):
+                found.append(self.second(next(written), text, int(languages[start]), int(languages[place])))
+        holds: dict[int, bool] = {}
+        starts = batch.document_starts.tolist()
+        for slot, second in zip(batch.slots.tolist(), found, strict=True):
+            document = bisect_right(starts, slot) - 1
+            holds[document] = holds.get(document, False) or second
+        rows = [n for n, pair in enumerate(batch.pairs.tolist()) if all(holds.get(d, True) for d in pair)]
+        self.given_up += len(batch.pairs) - len(rows)
+        names = ("pairs", "pair_groups", "pair_stream")
+        return replace(batch, **{name: getattr(batch, name)[rows] for name in names})
+
+
 def _losses(
-    model: Any, batches: Sequence[PackedBatch], task_of: Sequence[str], margins: Mapping[str, Running]
+    model: Any,
+    batches: Sequence[PackedBatch],
+    task_of: Sequence[str],
+    margins: Mapping[str, Running],
+    judge: Judge | None = None,
 ) -> dict[str, Tensor]:
     """Every loss term of a step by its task."""
     triplets: list[Tensor] = []
@@ -142,7 +204,9 @@ def _losses(
     streams: list[Tensor] = []
     left, right, groups, pair_streams = [], [], [], []
     for batch in batches:
-        batch = batch if batch.generation is None else with_pseudo_tokens(model, batch, batch.generation)
+        if batch.generation is not None:
+            batch = with_pseudo_tokens(model, batch, batch.generation)
+            batch = batch if judge is None else judge.kept(batch, batch.generation)
         languages = batch.language_ids.where(batch.language_shown, -1)
         hidden = model.encoder(
             batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths, languages

@@ -34,7 +34,10 @@ for module in ("deepspeed.runtime.zero.muon.muon_optimizer", "pandas", "accelera
 WITHOUT_EVALUATION = "evaluation={}"
 WITH_BTMLM = ("tasks.btmlm={}", "model.language_embeddings=true")
 # What of a step must be the same again; times are not.
-EXACT = ("loss", "grad_norm", "learning_rate", "temperature", "tokens", "packing_efficiency")
+EXACT = (
+    "loss", "grad_norm", "learning_rate", "temperature", "tokens", "packing_efficiency",
+    "mixed/rejected", "mixed/one_language", "mixed/realised_rate", "mixed/overlap",
+)  # fmt: skip
 
 
 def sharding(stage: int) -> dict[str, Any]:

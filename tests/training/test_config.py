@@ -97,6 +97,11 @@ def test_what_decides_about_budgets_belongs_to_the_run_and_when_it_ends_does_not
         assert found.startswith(fixed.partition("=")[0] + ": was ")
 
 
+def gated(generators: str) -> str:
+    gate = "{gate: {camlm_accuracy: 0.1}}"
+    return f"tasks.mixed_alignment={{generators: {generators}, pseudo_tokens: {gate}}}"
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -106,6 +111,10 @@ def test_what_decides_about_budgets_belongs_to_the_run_and_when_it_ends_does_not
         ((*JUDGED, "convergence.monolingual=btmlm"), "needs the monolingual task btmlm under 'tasks'"),
         ((*JUDGED, "convergence.windw=3"), "convergence.windw: unknown key; did you mean 'window'?"),
         (("tasks.btmlm={gate: {camlm_accuracy: 0.1}}",), "tasks.btmlm.gate waits for CAMLM's held-out accuracy"),
+        ((gated("{dictionary: 1, pseudo_tokens: 1}"), "model.language_embeddings=true"),
+         "tasks.mixed_alignment.pseudo_tokens.gate waits for CAMLM's held-out accuracy"),
+        ((gated("{dictionary: 1}"),), "pseudo_tokens.gate has no effect: the generator is off"),
+        ((gated("{pseudo_tokens: 1}"), "model.language_embeddings=true"), "another generator has to mix, and none"),
         (("sampling.stages=[{tokens: 5, weights: {tml: 1}}, {}]",), "sampling.stages.0.weights names 'tml'; tasks"),
         (("sampling.stages=[{tokens: 5, budget: {}}, {}]",), "stages.0.budget: unknown key; did you mean 'budgets'?"),
         (("sampling.maximum_epochs={test: 3}",), "names 'test'; corpora that are trained on: rows, sentences"),

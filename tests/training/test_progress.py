@@ -11,7 +11,7 @@ import pytest
 
 from data.recipe import parse_recipe, read_recipe
 from data.shares import Mix
-from data.stream import Tally
+from data.tally import Tally
 from tests.training.test_step import FakeStream
 from training.config import Recipe
 from training.engine import StepOutcome
@@ -48,6 +48,7 @@ def tally(tokens: list[int]) -> np.ndarray:
     mixed = {
         "PAIRS": 4,
         "REJECTED": 1,
+        "ONE_LANGUAGE": 3,
         "MIXED": 5,
         "REPLACED": 6,
         "TRANSLATABLE": 10,
@@ -125,13 +126,30 @@ def test_how_mixed_the_mixed_texts_are(progress: Progress) -> None:
     assert found["mixed/realised_rate"] == 0.6 and found["mixed/share_of_words"] == 0.2
     assert found["mixed/realised_rate/de"] == 0.6 and "mixed/realised_rate/fr" not in found
     assert found["mixed/languages"] == 12 / 5
-    assert found["mixed/rejected"] == 1 and found["mixed/rejected_share"] == 1 / 5
+    assert found["mixed/rejected"] == 1 + 3 and found["mixed/rejected_share"] == 4 / 8
+    assert (
+        found["mixed/one_language"] == found["mixed/one_language/de"] == 3 and found["mixed/rejected/de"] == 4
+    )
     assert found["mixed/cut"] == 2
     assert found["mixed/overlap"] == 0.25 and found["mixed/bag_of_words_accuracy"] == 0.75
     assert {name: value for name, value in found.items() if "generator" in name} == {
         "mixed/generator/dictionary": 3 / 5,
         "mixed/generator/sentence": 2 / 5,
     }
+
+
+def test_rejects_are_told_also_where_nothing_else_of_mixed_text_is_left(progress: Progress) -> None:
+    counted = tally([100] * 5)
+    counted[4] = 0
+    counted[4, [Tally.REJECTED, Tally.ONE_LANGUAGE]] = 1, 2
+    found = progress.scalars(
+        1, counted, LOSSES, StepOutcome(3.5, False), 1e-3, MIX, seconds=1.0, waited=0.0, memory_gib=1.0
+    )
+    of_mixed = {name: value for name, value in found.items() if name.startswith("mixed/")}
+    assert of_mixed == {
+        "mixed/rejected": 3, "mixed/one_language": 2, "mixed/rejected_share": 1.0,
+        "mixed/rejected/de": 3, "mixed/one_language/de": 2,
+    }  # fmt: skip
 
 
 def test_the_margin_on_pairs_has_losses_of_its_own_by_language_and_a_part_in_the_whole(

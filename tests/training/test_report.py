@@ -99,6 +99,27 @@ def test_command_prints_where_the_page_lies(tmp_path, capsys):
     assert main([]) == 2 and main(["--help"]) == 2
 
 
+def test_rejected_mixed_texts_are_added_up_by_language_and_by_reason(tmp_path):
+    telemetry = Telemetry(tmp_path, tensorboard=False, out=io.StringIO())
+    for step, of_german in ((1, 2), (2, 0), (3, 5)):
+        counts = {
+            "mixed/rejected": of_german + 1,
+            "mixed/rejected_share": 0.4,
+            "mixed/one_language": of_german,
+        }
+        counts |= {"mixed/rejected/fr": 1, "mixed/one_language/fr": 0}
+        if of_german:
+            counts |= {"mixed/rejected/de": of_german, "mixed/one_language/de": of_german}
+        telemetry.step({"step": step, **counts})
+    telemetry.close()
+    page = write_report(tmp_path).read_text()
+    assert "<td>10, 7 of them since the model wrote in no second language</td>" in page
+    assert "<td>de</td><td>7</td><td>7</td>" in page and "<td>fr</td><td>3</td><td>0</td>" in page
+    assert "Mixed text: share of the records rejected" in figures(page)
+    record(tmp_path / "without")
+    assert "Mixed texts rejected" not in write_report(tmp_path / "without").read_text()
+
+
 def test_what_was_sampled_decided_and_why_it_ended_stands_on_the_page(tmp_path):
     telemetry = Telemetry(tmp_path, tensorboard=False, out=io.StringIO())
     for step in range(1, 6):

@@ -34,8 +34,12 @@ from training.config import Recipe
 from training.metrics import read_events
 from training.run_folder import LOCK_FILE
 
-DRAWN = ("tasks.btmlm={decode: {top_k: 5}}", "model.language_embeddings=true")
-# Six steps, saved after every second.
+# Six steps, saved after every second; from the third on the model writes a part of the mixed text.
+DRAWN = (
+    "tasks.btmlm={decode: {top_k: 5}}",
+    "tasks.mixed_alignment={generators: {dictionary: 1, pseudo_tokens: 2}, pseudo_tokens: {gate: {tokens: 8000}}}",
+    "model.language_embeddings=true",
+)
 RUN = (WITHOUT_EVALUATION, "checkpoint.keep=3", "log.every=100", *DRAWN)
 CASES = {
     "fp32": (3, "fp32"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from data.batch import PackedBatch
 from data.recipe import parse_recipe, read_recipe
 from data.sampling import Stream
-from data.stream import Tally
+from data.tally import Tally
 from data.tasks import TasksConfig
 from tests.ranks import run_on_ranks
 from tests.training.reference import Reference, steps_of, train_plainly
@@ -39,7 +39,8 @@ from training.engine import Engine, join_world
 from training.optimizer import build_optimizer
 from training.schedule import learning_rate
 from training.sharding import read_sharding, resolve_sharding
-from training.step import run_microbatches, sum_tallies, weights_of, with_pseudo_tokens
+from training.step import run_microbatches, sum_tallies, weights_of
+from training.writing import write_pseudo_tokens
 
 STEPS = 5
 BASE = (f"steps={STEPS}", WITHOUT_EVALUATION, "checkpoint.every=0", "log.every=100", *WITH_BTMLM)
@@ -214,10 +215,12 @@ def test_a_task_that_is_absent_here_or_everywhere_leaves_no_trace_of_its_last_gr
         for number, step in enumerate(steps, 1):
             mine = step[group.rank() :: ranks]
             tally, _ = sum_tallies(mine, [])
-            weights = weights_of(tally, streams, recipe.tasks, engine.world.device)
             batches = [PackedBatch.from_arrays(microbatch.arrays) for microbatch in mine]
-            some = pseudo if tally[:, Tally.PSEUDO].any() else None
-            losses = run_microbatches(engine, batches, weights, aligned=True, pseudo=some)
+            if tally[:, Tally.PSEUDO].any():
+                assert pseudo is not None
+                batches, tally, _ = write_pseudo_tokens(engine, mine, pseudo, tally)
+            weights = weights_of(tally, streams, recipe.tasks, engine.world.device)
+            losses = run_microbatches(engine, batches, weights, aligned=True)
             outcome = engine.step(learning_rate(number, recipe.steps, recipe.optimizer))
             found.append((float(losses.sums @ weights.double().numpy()), outcome.gradient_norm))
         save_weights(engine, tmp_path / "saved")
@@ -280,7 +283,8 @@ def test_generation_knows_no_dropout_and_leaves_training_as_it_was(small_recipe:
     recipe = parse_recipe(
         read_recipe(small_recipe, [*BASE, "model.dropout=0.5", "batch.microbatch_tokens=4096"]), Recipe
     )
-    batches = steps_of(recipe, 1)[0]
+    data = open_data(recipe)
+    microbatch = maker_of(recipe)()(planner_of(recipe, data).plan().records)
 
     def of_rank(group: Any) -> tuple[list[list[int]], bool, bool]:
         launched()
@@ -291,8 +295,8 @@ def test_generation_knows_no_dropout_and_leaves_training_as_it_was(small_recipe:
         written = []
         for seed in (1, 2):
             torch.manual_seed(seed)
-            filled, _ = with_pseudo_tokens(engine, batches, pseudo)
-            written.append([int(i) for batch in filled for i in batch.token_ids[batch.slots]])
+            (batch,), _, _ = write_pseudo_tokens(engine, [microbatch], pseudo, microbatch.tally)
+            written.append(batch.token_ids[batch.slots].tolist())
         model = engine._engine
         return written, model.training, any(p.grad is not None for p in model.parameters())
 
