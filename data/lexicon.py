@@ -32,8 +32,13 @@ _UNIT = regex.compile(
     r"(?P<fixed>%\([^)]*\)\w|%\w|\{[^}]*\}|<[^>]+>|https?://\S+)|(?P<word>\w+(?:[-'’]\w+)*)", regex.V1
 )
 # Inside a run without spaces: a word of another script or a number is whole, the rest goes by grapheme clusters,
-# so that no vowel sign or tone mark (Thai, Burmese) is torn from its letter.
-_CLUSTER = regex.compile(r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{M}]+|\p{Nd}+|\X", regex.V1)
+# so that no vowel sign or tone mark (Thai, Burmese) is torn from its letter. Thai and Lao write some vowels as letters
+# before or after their consonant: without these joined to it, นก (bird) would be found in ในการ (in the).
+_CLUSTER = regex.compile(
+    r"[\p{Latin}\p{Greek}\p{Cyrillic}\p{M}]+|\p{Nd}+"
+    r"|[\u0E40-\u0E44\u0EC0-\u0EC4]?\X[\u0E30\u0E32\u0E33\u0E45\u0EB0\u0EB2\u0EB3]*",
+    regex.V1,
+)
 
 Translation = tuple[str, str]  # language, text
 

@@ -20,12 +20,17 @@ ENTRIES = [
     ("zh", "cat", "猫咪"), ("ja", "cat", "子猫"), ("de", "name", "Name"),
 ]  # fmt: skip
 
-CLUSTERS = regex.compile(r"\X").findall
+CORPORA = Path("data/corpora")
 
 
 @pytest.fixture(scope="module")
 def demo():
-    return Lexicon.load([Path("data/corpora/demo/lexicon.tsv.gz")])
+    return Lexicon.load([CORPORA / "demo/lexicon.tsv.gz"])
+
+
+@pytest.fixture(scope="module")
+def with_thai():
+    return Lexicon.load([CORPORA / "demo/lexicon.tsv.gz", CORPORA / "thai/lexicon.tsv"])
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +75,7 @@ def test_a_word_is_found_in_its_language_and_replaced(lexicon, language, text, w
     (match,) = lexicon.words(language, text).matches
     assert result is not None and result.languages == 2 and result.replaced == result.translatable
     assert (
-        result.replaced
-        == match.words
-        == (1 if language not in ("zh", "ja", "th") else len(list(CLUSTERS(word))))
+        result.replaced == match.words == {"zh": 5, "ja": 2, "th": 2}.get(language, 1)  # characters; แม and ว
     )
     before, after = text.split(word)
     assert result.text.startswith(before) and result.text.endswith(after)
@@ -190,12 +193,52 @@ def test_real_text_is_mixed_by_the_demo_lexicon_as_by_hand(demo, language):
         position = result.text.index(piece, position) + len(piece)
 
 
+# Out of the Universal Declaration of Human Rights, and two sentences of ours for entries within entries.
+THAI_BY_HAND = {
+    "คนทุกคนมีสิทธิในการดำรงชีวิต เสรีภาพ และความมั่นคงแห่งตัวตน": {"คน": ("en", "person")},  # twice; no นก in ในการ
+    "ครอบครัวเป็นหน่วยธรรมชาติ และหลักมูลของสังคมและมีสิทธิที่จะได้รับความคุ้มครองจากสังคมและรัฐ": {
+        "ครอบครัว": ("de", "familie")
+    },
+    "มารดาและเด็กมีสิทธิที่จะรับการดูแลรักษาและการช่วยเหลือเป็นพิเศษ": {"เด็ก": ("fr", "enfant")},
+    "มีปลาหมึกยักษ์และปลาในทะเล": {"ปลาหมึกยักษ์": ("en", "octopus"), "ปลา": ("de", "fisch")},
+    "รถไฟไปโรงแรม": {"รถไฟ": ("en", "train"), "โรงแรม": ("fr", "hôtel")},
+}
+
+
+@pytest.mark.parametrize("text", THAI_BY_HAND)
+def test_real_thai_text_is_mixed_by_a_real_word_list_as_by_hand(with_thai, text):
+    expected = THAI_BY_HAND[text]
+    matches = with_thai.words("th", text).matches
+    found = [text[match.start : match.end] for match in matches]
+    assert set(found) == set(expected) and len(found) == sum(
+        text.count(word) - sum(text.count(longer) for longer in expected if word in longer and word != longer)
+        for word in expected
+    )
+    for match, word in zip(matches, found, strict=True):
+        assert expected[word] in {(target, other.casefold()) for target, other in match.translations}
+        assert all(target != "th" for target, _ in match.translations)
+    for seed in range(20):
+        result = mixed(with_thai, text, "th", seed=seed)
+        assert result.languages >= 2 and result.replaced == result.translatable
+        assert not any(word in result.text for word in expected)
+        for rest in regex.split("|".join(sorted(expected, key=len, reverse=True)), text):
+            assert rest in result.text
+
+
+def test_thai_is_written_where_another_language_is_mixed(with_thai):
+    found = {mixed(with_thai, "the fish is small", "en", seed=seed).text for seed in range(300)}
+    assert any("ปลา" in text for text in found) and any("poisson" in text for text in found)
+
+
 @pytest.mark.parametrize(
     ("language", "text", "words", "expected"),
     [
         # the longest entry, and no entry whose last letter has another tone mark in the text (แก in แก้ว)
         ("th", "กรุณาใส่รหัสผ่านและชื่อผู้ใช้", ["รหัสผ่าน", "ชื่อผู้ใช้", "ผู้ใช้", "ชื่อ"], ["รหัสผ่าน", "ชื่อผู้ใช้"]),
         ("th", "แก้วน้ำ", ["แก", "น้ำ"], ["น้ำ"]),
+        # no word begins after a vowel that belongs to it, or ends before one
+        ("th", "ในการ", ["นก"], []),
+        ("lo", "ໃນກາ", ["ນກ"], []),
         ("km", "បញ្ចូលពាក្យសម្ងាត់របស់អ្នក", ["ពាក្យសម្ងាត់", "ពាក្យ"], ["ពាក្យសម្ងាត់"]),
         ("lo", "ໃສ່ລະຫັດຜ່ານຂອງທ່ານ", ["ລະຫັດຜ່ານ", "ລະຫັດ"], ["ລະຫັດຜ່ານ"]),
         ("my", "သင့်စကားဝှက်ကိုထည့်ပါ", ["စကားဝှက်", "စကား"], ["စကားဝှက်"]),
