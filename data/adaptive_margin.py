@@ -9,8 +9,8 @@ Source: CN patent application of 2020-08-14 (adaptive difference loss against a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -19,12 +19,18 @@ from data.packing import Example, Triplet
 from data.recipe import Section
 from data.task import SPECIALS, Draw, Made, Material, TaskConfig, TextSegment, context_document, wrapped
 
+_BOUND_OF_RUNNING = 0.3  # of the margins
+
 
 class MarginConfig(Section):
     """The form of the loss, and what becomes of a teacher's gap: clip(scale * gap + offset, minimum, maximum).
 
     ``scale: running`` is sd of the student's gaps / sd of the teacher's over the last steps, 1 in the first.
     ``fixed`` does not ask the teacher: its margin is the offset.
+
+    A running scale takes the student's errors for spread: what pushes the gaps apart widens it, so one-sided forms
+    would raise their own margins beyond what cosines have. So with it they ask for 0.3 at most (LaBSE's margin), unless
+    ``maximum`` is another, or null for none. ``mse`` pulls back what is too wide by itself.
     """
 
     form: Literal["hinge", "squared_hinge", "softplus", "fixed", "mse"] = "hinge"
@@ -33,6 +39,15 @@ class MarginConfig(Section):
     minimum: float | None = None
     maximum: float | None = None
     tau: float = Field(0.05, gt=0)  # of softplus: how far from its corner it is round
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or "maximum" in given or given.get("form") in ("fixed", "mse"):
+            return given
+        return (
+            {**given, "maximum": _BOUND_OF_RUNNING} if given.get("scale", "running") == "running" else given
+        )
 
     @model_validator(mode="after")
     def _fits_together(self) -> MarginConfig:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.adaptive_margin import AdaptiveMarginConfig, MarginConfig
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.tasks import TasksConfig
 from tests.small_teacher import write_margin_recipe
@@ -134,9 +135,39 @@ def test_a_fixed_scale_stays_and_a_teacher_without_spread_is_not_divided_by() ->
     assert flat.scale("adaptive_margin") == 1.0
 
 
+@pytest.mark.parametrize("form", ["hinge", "squared_hinge", "softplus"])
+def test_a_loss_that_spreads_the_gaps_does_not_raise_its_own_margins_without_end(form: str) -> None:
+    random = np.random.default_rng(0)
+    teacher = np.abs(random.normal(0.05, 0.02, 400))
+    found = {}
+    for name, setting in (("bounded", {}), ("unbounded", {"maximum": None})):
+        margins = Margins(TasksConfig.model_validate({"adaptive_margin": {"form": form, **setting}}))
+        student = random.normal(0.1, 0.13, 400)
+        for _ in range(200):  # what moves one gap to where it should be moves others about
+            asked = margins.form("adaptive_margin")
+            assert asked is not None
+            target = asked.target(torch.from_numpy(teacher)).numpy()
+            missing = np.maximum(target - student, 0)
+            student = student + 0.1 * (missing + 6 * missing.mean() * random.normal(size=400))
+            margins.update({"adaptive_margin": sums(student, teacher)})
+        found[name] = float(target.mean())
+    assert found["bounded"] <= 0.3 < 2 < found["unbounded"]  # no cosine has a gap above 2
+
+
+def test_only_one_sided_forms_of_a_running_scale_are_bounded_and_only_if_nothing_is_said() -> None:
+    def maximum(**values: object) -> float | None:
+        return MarginConfig.model_validate(values).maximum
+
+    assert maximum() == maximum(form="softplus") == maximum(scale="running") == 0.3
+    assert maximum(maximum=0.7) == 0.7 and maximum(maximum=None) is None
+    assert maximum(form="mse") is maximum(form="fixed", offset=1) is maximum(scale=4) is None
+    assert AdaptiveMarginConfig().maximum == 0.3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ("tasks.adaptive_margin.minimum=0.5", "minimum 0.5 is above maximum 0.3"),
         ("tasks.adaptive_margin.form=fixed", "needs its margin"),
         ("tasks.adaptive_margin.scale=-1", "the opposite of the teacher"),
         ("tasks.adaptive_margin.form=hinged", "did you mean 'hinge'"),
