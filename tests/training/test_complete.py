@@ -41,7 +41,7 @@ def planned_ahead() -> None:
         while len(self._ahead) <= LAG:
             self._ahead.append(self._planned())  # type: ignore[arg-type]
         assert self._maker is not None
-        return [self._maker(records) for records in self._ahead.popleft()]  # type: ignore[arg-type]
+        return [self._maker(*planned) for planned in self._ahead.popleft()]  # type: ignore[arg-type]
 
     BatchStream.next = following  # type: ignore[method-assign]
 
