@@ -16,7 +16,9 @@ import pyarrow as pa
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
 LONGEST_SIGNATURE = 10
 _BUFFER = 1 << 16
-_BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")  # three letters alone could begin a text
+_BZIP2 = re.compile(
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"
+)  # full or empty; three letters alone could begin a text
 
 
 def decompressed(raw: io.BufferedReader) -> BinaryIO:

@@ -13,6 +13,7 @@ from data.records import ScoredTriplet, Sentence, TranslationPair
 from data.sources.rejects import Item, Reject, Where
 
 LANGUAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+LONGEST_CODE = 40
 # Fields and their values, (language, text) of translations, or the reason why there is no row.
 Row = dict[str, Any] | list[tuple[str, Any]] | str
 
@@ -50,7 +51,8 @@ class Judge:
         for language, place, text in texts:
             problem = self.problem(text) if LANGUAGE.fullmatch(language) else "bad_language"
             if problem:
-                bad.append(Reject(place, problem, language, whole_record=False))
+                shown = language[:LONGEST_CODE] if language.isprintable() else "?"  # it is listed in a table
+                bad.append(Reject(place, problem, shown, whole_record=False))
             else:
                 good.append((language, text.strip()))
         if len(good) >= 2:

@@ -13,10 +13,15 @@ from data.recipe import UserError
 
 def files_of(path: str) -> list[Path]:
     """The files that stand behind a path of the recipe, in a fixed order."""
-    if is_pattern(path):
-        return sorted(file for file in map(Path, glob.glob(path, recursive=True)) if file.is_file())
     place = Path(path)
-    return sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    if is_pattern(path):
+        files = sorted(file for file in map(Path, glob.glob(path, recursive=True)) if file.is_file())
+    else:
+        files = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else [place]
+    for file in files:
+        if not str(file).isprintable():  # it is listed in tables, and stands in the manifest
+            raise UserError(f"{str(file)!r}: the name of this file can not be printed; rename it")
+    return files
 
 
 def files_of_corpus(config: CorpusConfig) -> list[Path]:

@@ -28,7 +28,7 @@ def po_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Row
     for language, named in (config.paths or {}).items():
         for path in parts_of(named):
             for entry in _entries(path, advance):
-                where = Where(part, entry.linenum, path)
+                where = Where(part, max(entry.linenum, 1), path)
                 translation = entry.msgstr
                 if entry.msgstr_plural:
                     translation = entry.msgstr_plural[max(entry.msgstr_plural)]

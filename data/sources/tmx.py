@@ -19,6 +19,7 @@ from data.sources.places import parts_of
 from data.sources.rejects import Where
 
 BYTES_AT_A_TIME = 1 << 16
+LONGEST_TAG = 1 << 21
 LONGEST_TEXT = 1 << 22  # characters of a text that are held; what is longer is rejected anyhow
 NATIVE_CODE = ("bpt", "ept", "it", "ph", "ut", "sub")  # markup of the translated file, no text
 MARK = "\ufeff"
@@ -29,10 +30,17 @@ def tmx_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Ro
     for part, path in enumerate(parts_of(config.path or "")):
         units = _Units(config)
         with opened(path) as (raw, file):
-            seen = 0
+            seen = read = 0
             try:
                 while block := file.read(BYTES_AT_A_TIME):
                     units.parser.Parse(block)
+                    read += len(block)
+                    if (
+                        read - units.parser.CurrentByteIndex > LONGEST_TAG
+                    ):  # expat begins such a one again with each block
+                        raise UserError(
+                            f"{path}: line {units.parser.CurrentLineNumber} holds a tag without an end; mend it"
+                        )
                     advance(raw.tell() - seen)
                     seen = raw.tell()
                     for line, row in units.taken():
