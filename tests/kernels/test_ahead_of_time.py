@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kernels import aot
@@ -72,9 +74,17 @@ def test_a_signature_that_does_not_fit_the_kernel_is_refused() -> None:
         compile_variant(example()._replace(constants={}), "sm_90")
 
 
-@pytest.mark.parametrize(
-    ("name", "target"), [(name, target) for name, of in aot.read_budget().items() for target in of]
-)
+def matrix() -> list[Any]:
+    """(kernel, target) of the budget: by default each kernel for one target, in turns; all of them if slow ones run."""
+    found = []
+    for number, (name, of) in enumerate(aot.read_budget().items()):
+        for place, target in enumerate(of):
+            marks = [] if place == number % len(of) else [pytest.mark.slow]
+            found.append(pytest.param(name, target, id=f"{name}-{target}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("name", "target"), matrix())
 def test_a_kernel_stays_within_its_device_and_its_budget(
     name: str, target: str, variants: dict[str, AotVariant]
 ) -> None:
