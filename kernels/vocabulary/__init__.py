@@ -14,20 +14,19 @@ own rows. One collective in the forward, one in the backward; every rank of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kernels.implementation import choose
+from kernels.implementation import choose, triton_runs_on
 from kernels.vocabulary.reference import vocabulary_loss_reference
-from kernels.vocabulary.shard import shard_of
+from kernels.vocabulary.shard import Shard, shard_of
 from kernels.vocabulary.streaming import vocabulary_loss_streaming
 
 __all__ = ["VocabularyLoss", "vocabulary_loss"]
-
-_IMPLEMENTATIONS = {"reference": vocabulary_loss_reference, "streaming": vocabulary_loss_streaming}
 
 
 class VocabularyLoss(NamedTuple):
@@ -70,7 +69,23 @@ def vocabulary_loss(
             f"hidden, table and bias differ in dtype: {hidden.dtype}, {table.dtype}, {bias.dtype}"
         )
     shard = shard_of(len(table), ranks, vocabulary)
-    chosen = choose("vocabulary_loss", implementation, _IMPLEMENTATIONS, "streaming")
+    with_triton = triton_runs_on(hidden.device)
+    chosen = choose(
+        "vocabulary_loss",
+        implementation,
+        ("reference", "streaming", *(["triton"] if with_triton else [])),
+        "triton" if with_triton and hidden.device.type == "cuda" else "streaming",
+    )
     with torch.autocast(hidden.device.type, enabled=False):
-        losses, correct = _IMPLEMENTATIONS[chosen](hidden, table, bias, targets, shard)
+        losses, correct = _named(chosen)(hidden, table, bias, targets, shard)
     return VocabularyLoss(losses, correct)
+
+
+def _named(implementation: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, Shard], tuple[Tensor, Tensor]]:
+    if implementation == "reference":
+        return vocabulary_loss_reference
+    if implementation == "triton":
+        from kernels.vocabulary.fused_triton import vocabulary_loss_triton
+
+        return vocabulary_loss_triton
+    return vocabulary_loss_streaming

@@ -33,6 +33,7 @@ from kernels.vocabulary.shard import Shard, gather_parts, join_parts, nothing_kn
 TILE_ROWS = 8192
 # Of logits in the inputs' dtype. A CPU's products need no more; a GPU's are launched fewer times.
 TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
+ALIGNED = 64  # columns of a tile are a multiple, so that its rows begin where wide loads can
 KEPT_BYTES = 128 * 2**20  # of logits that are not made twice
 
 
@@ -80,6 +81,7 @@ def cut_of(
         tile_bytes = TILE_BYTES.get(hidden.device.type, TILE_BYTES["cuda"])
     rows = max(1, min(len(hidden), tile_rows))
     columns = max(1, min(shard.counted, tile_bytes // (rows * hidden.element_size())))
+    columns -= columns % ALIGNED if columns > ALIGNED else 0
     tiles = -(-len(hidden) // rows) * -(-shard.counted // columns)
     wanted = torch.is_grad_enabled()
     return Cut(
