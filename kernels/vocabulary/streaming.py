@@ -14,7 +14,8 @@ from torch import Tensor
 from kernels.vocabulary.shard import Shard
 from kernels.vocabulary.tiles import Pointwise, TiledVocabularyLoss, cut_of
 
-STRIP_BYTES = {"cpu": 2**20, "cuda": 2**26}
+STRIP_BYTES = 2**20  # for each thread of a CPU; more of them, and the threads wait for each other too often
+STRIP_BYTES_OF_DEVICE = 2**26
 
 
 def vocabulary_loss_streaming(
@@ -65,6 +66,7 @@ def _places(targets: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
 def _strips(products: Tensor) -> Iterator[slice]:
     """Yield slices of rows whose float32 part is small enough."""
     of_row = products.shape[1] * torch.promote_types(products.dtype, torch.float32).itemsize
-    rows = max(1, STRIP_BYTES.get(products.device.type, STRIP_BYTES["cuda"]) // of_row)
+    on_cpu = products.device.type == "cpu"
+    rows = max(1, (STRIP_BYTES * torch.get_num_threads() if on_cpu else STRIP_BYTES_OF_DEVICE) // of_row)
     for start in range(0, len(products), rows):
         yield slice(start, start + rows)
