@@ -10,7 +10,7 @@ from pathlib import Path
 from data.recipe import UserError, parse_recipe, read_recipe
 from training import environment
 from training.config import Recipe
-from training.sharding import read_sharding, resolve_sharding
+from training.sharding import data_ranks, read_sharding, resolve_sharding
 
 
 def main() -> int:
@@ -46,10 +46,11 @@ def main() -> int:
             from training.plan import print_plan
 
             if os.environ["RANK"] == "0":
-                print_plan(recipe, raw, sharding, path, arguments.ranks or int(os.environ["WORLD_SIZE"]))
+                ranks = arguments.ranks or int(os.environ["WORLD_SIZE"])
+                print_plan(recipe, raw, sharding, path, data_ranks(recipe, ranks))
             return 0
         # Its errors at once, before torch is imported; the Trainer asks again when it knows the ranks.
-        resolve_sharding(sharding, path, recipe, raw.path, int(os.environ["WORLD_SIZE"]))
+        resolve_sharding(sharding, path, recipe, raw.path, data_ranks(recipe, int(os.environ["WORLD_SIZE"])))
         from training.trainer import Trainer
 
         Trainer(recipe, raw, sharding, path, arguments.runs).fit()

@@ -27,6 +27,8 @@ from data.tokenizer import Tokenizer
 from model.config import EncoderConfig
 from model.generation import Decoding
 from model.huggingface import ModelError, load_weights, read_config
+from model.parallel.split import split_of
+from model.parallel.topology import Axis
 from model.pretraining import PretrainingModel
 from objectives.back_translation import PseudoTokens
 from objectives.second_language import ScriptTables, UseOfIds
@@ -165,10 +167,25 @@ def encoder_config(recipe: Recipe, ids: int, languages: int) -> EncoderConfig:
 
 
 def build_model(
-    recipe: Recipe, data: DataParts, layer_norm: type[nn.Module] = nn.LayerNorm
+    recipe: Recipe,
+    data: DataParts,
+    layer_norm: type[nn.Module] = nn.LayerNorm,
+    tensor: Axis = Axis(),
 ) -> tuple[PretrainingModel, list[str]]:
-    """The model with its first weights, and the names of those that the folder to start from did not hold."""
+    """The model with its first weights, and the names of those that the folder to start from did not hold.
+
+    Cut over the ranks of ``tensor``: the part of this one.
+
+    Raises:
+        UserError: the folder to start from can not be read, or what it holds can not be cut over so many ranks.
+
+    """
     config = encoder_config(recipe, data.material.tokenizer.vocabulary_size, len(data.store.languages))
+    problems = config.shared_by(tensor.size)
+    if problems:
+        raise UserError(
+            f"parallel.tensor, with the model of {recipe.model.start_from}: {'; '.join(problems)}"
+        )
     model = PretrainingModel(
         config,
         recipe.model.temperature,
@@ -177,6 +194,8 @@ def build_model(
         layer_norm=layer_norm,
         checkpoint_layers=recipe.model.activation_checkpointing,
         vocabulary_loss=recipe.kernels.vocabulary,
+        tensor=tensor,
+        sequence=recipe.parallel.sequence and tensor.size > 1,
     )
     fresh: list[str] = []
     if recipe.model.start_from is not None:
@@ -184,6 +203,10 @@ def build_model(
             weights: dict[str, Tensor] = load_weights(Path(recipe.model.start_from), config)
         except ModelError as error:
             raise UserError(str(error)) from None
+        for name, parameter in model.named_parameters():
+            split = split_of(parameter)
+            if split is not None and name in weights:
+                weights[name] = split.take(weights[name], tensor.rank, tensor.size)
         outcome: Any = model.load_state_dict(weights, strict=False)
         fresh = [name for name in outcome.missing_keys if not name.startswith("temperature")]
     return model, fresh

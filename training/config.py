@@ -105,6 +105,13 @@ class OptimizerConfig(Section):
     implementation: Literal["auto", "torch", "apex"] = "auto"
 
 
+class ParallelConfig(Section):
+    """How many neighbouring ranks share one model; the ranks over that are the data ranks, which ZeRO shards over."""
+
+    tensor: int = Field(1, ge=1)
+    sequence: bool = False  # they also share what lies between the layers, each some of the tokens
+
+
 class KernelsConfig(Section):
     """Which implementation of each loss runs. One that can not run here is refused at the first step.
 
@@ -165,6 +172,7 @@ class Recipe(DataConfig):
     model: ModelConfig
     optimizer: OptimizerConfig = OptimizerConfig()
     kernels: KernelsConfig = KernelsConfig()
+    parallel: ParallelConfig = ParallelConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     convergence: ConvergenceConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -197,6 +205,13 @@ class Recipe(DataConfig):
                 "pseudo tokens (tasks.btmlm, tasks.mixed_alignment.generators.pseudo_tokens) need"
                 " model.language_embeddings: true; nothing else tells the model in which language to write"
             )
+        if self.parallel.sequence and self.parallel.tensor == 1:
+            problems.append(
+                "parallel.sequence shares tokens among tensor ranks; give parallel.tensor as well"
+            )
+        if self.model.start_from is None:
+            shape = self.model.encoder(ids=1_000_000)
+            problems += [f"parallel.tensor: {problem}" for problem in shape.shared_by(self.parallel.tensor)]
         if self.model.start_from is None and self.maximum_tokens > self.model.positions - 2:
             problems.append(
                 f"maximum_tokens {self.maximum_tokens} needs model.positions of at least {self.maximum_tokens + 2}"

@@ -44,7 +44,7 @@ def dry_batch(
     rows = batch.microbatch_tokens // batch.row_tokens
     firsts = [(world.rank + number * world.ranks) * rows for number in range(engine.accumulation)]
     microbatches = [maker(plan.rows(first, first + rows), plan.shut) for first in firsts]
-    tally, _ = sum_tallies(microbatches, [])
+    tally, _ = sum_tallies(microbatches, [], world.tensor)
     with torch.random.fork_rng([world.device] if world.device.type == "cuda" else []):
         try:
             found = losses(microbatches, tally)

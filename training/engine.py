@@ -21,7 +21,8 @@ from torch import Tensor
 
 from data.recipe import UserError
 from model.generation import Decoding
-from model.parallel.split import Split
+from model.parallel.split import Split, split_of
+from model.parallel.topology import Axis, Topology
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 from model.tensor_file import Sealed
 from training.fragments import Cut, shares
@@ -39,16 +40,35 @@ class ShardError(UserError):
 
 @dataclass(frozen=True)
 class World:
-    """This process among the data-parallel ranks, and the device that it computes on."""
+    """This process among the ranks of the run, and the device that it computes on."""
 
-    rank: int
-    ranks: int
+    topology: Topology
     device: torch.device
+
+    @property
+    def tensor(self) -> Axis:
+        """The ranks that share this one's model and its data."""
+        return self.topology.tensor
+
+    @property
+    def data(self) -> Axis:
+        """The ranks that hold the same part of a model as this one, and other data."""
+        return self.topology.data
+
+    @property
+    def rank(self) -> int:
+        """This process on the data axis: which microbatches are its own."""
+        return self.data.rank
+
+    @property
+    def ranks(self) -> int:
+        """How many data ranks there are."""
+        return self.data.size
 
     @property
     def first(self) -> bool:
         """Whether this rank writes what only one may write."""
-        return self.rank == 0
+        return self.topology.first
 
     @property
     def process(self) -> int:
@@ -68,8 +88,11 @@ class StepOutcome(NamedTuple):
     skipped: bool  # the gradient was not finite: weights and optimizer are as before
 
 
-def join_world() -> World:
-    """Start the process group (NCCL on GPUs, gloo without) and say who this process is."""
+def join_world(tensor: int = 1) -> World:
+    """Start the process groups (NCCL on GPUs, gloo without) and say who this process is.
+
+    ``tensor`` ranks share a model; it divides the number of ranks.
+    """
     gpu = torch.cuda.is_available()
     local_rank = int(os.environ["LOCAL_RANK"])
     if not gpu:
@@ -83,7 +106,15 @@ def join_world() -> World:
     if gpu:
         torch.cuda.set_device(device)
     deepspeed.init_distributed("nccl" if gpu else "gloo", timeout=_TIMEOUT, verbose=False)
-    return World(dist.get_rank(), dist.get_world_size(), device)
+    if tensor == 1:
+        assert dist.group.WORLD is not None
+        return World(Topology(data=Axis.of(dist.group.WORLD)), device)
+    from deepspeed.utils import groups
+
+    # DeepSpeed's own groups: it asks for these in more places than for those of an mpu.
+    groups._init_tp_mesh_device(tensor_model_parallel_size=tensor)
+    of_tensor = Axis.of(groups.get_tensor_model_parallel_group())
+    return World(Topology(of_tensor, Axis.of(groups.get_data_parallel_group())), device)
 
 
 class Engine:
@@ -103,13 +134,14 @@ class Engine:
         self.stage = int(sharding["zero_optimization"].get("stage", 0))
         self.accumulation = int(sharding["gradient_accumulation_steps"])
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=sharding, dist_init_required=False
-        )
+            model=model, optimizer=optimizer, config=sharding, dist_init_required=False,
+            mpu=world.topology if world.tensor.size > 1 else None,
+        )  # fmt: skip
         # Without a stage DeepSpeed takes the optimizer as it is, and in bf16 puts one with master weights around it.
         self._bare = self.stage == 0 and not sharding["bf16"]["enabled"]
         if self.stage == 0 and not self._bare:
             _begin_anew(self._engine.optimizer)
-        self.tensor_rank, self.tensor_ranks = 0, 1
+        self.tensor_rank, self.tensor_ranks = world.tensor.rank, world.tensor.size
         self.data_rank, self.data_ranks = world.rank, world.ranks
         self.cuts = {name: self._cut(parameter) for name, parameter in self._engine.module.named_parameters()}
 
@@ -133,8 +165,8 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of this microbatch's share of the step's loss.
 
-        The sum over ranks and microbatches is what counts. DeepSpeed takes the mean over both, so the loss is
-        scaled up first.
+        The sum over data ranks and microbatches is what counts. DeepSpeed takes the mean over both, so the loss
+        is scaled up first. The tensor ranks of a data rank give the same loss.
         """
         self._engine.backward(loss * (self.world.ranks * self.accumulation))
 
@@ -147,9 +179,7 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate_factor"]
         if self._bare:
-            gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-            # In float64: the float32 norm of a large table is off in the sixth digit.
-            norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+            norm = self._norm_of_gradients()
             if not math.isfinite(norm):
                 for parameter in self._engine.module.parameters():
                     parameter.grad = (
@@ -161,6 +191,18 @@ class Engine:
         if not self._bare:
             norm = float(self._engine.get_global_grad_norm())
         return StepOutcome(norm, not math.isfinite(norm))
+
+    def _norm_of_gradients(self) -> float:
+        """Over all parts of the model, where DeepSpeed takes none; the same on every rank."""
+        # In float64: the float32 norm of a large table is off in the sixth digit.
+        squares = torch.zeros(2, dtype=torch.float64, device=self.world.device)  # of parts, of what is whole
+        for parameter in self._engine.module.parameters():
+            if parameter.grad is not None:
+                whole = int(split_of(parameter) is None)
+                squares[whole] += parameter.grad.double().square().sum()
+        if self.world.tensor.size > 1:
+            dist.all_reduce(squares[:1], group=self.world.tensor.group)
+        return math.sqrt(float(squares.sum()))
 
     def dry_step(self) -> float:
         """``step`` without the update: the norm of the gradient, which is thrown away.

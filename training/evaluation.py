@@ -44,11 +44,14 @@ class Evaluator:
         microbatch_tokens: int,
         back_translation: BackTranslationConfig | None = None,
         pseudo: PseudoTokens | None = None,
+        tensor_ranks: int = 1,
     ) -> None:
         """Build the fixed masks; texts for retrieval are packed when they are needed.
 
-        ``back_translation`` and ``pseudo`` are given together, where BTMLM is measured too.
+        ``back_translation`` and ``pseudo`` are given together, where BTMLM is measured too. ``tensor_ranks``
+        neighbouring ranks share a model, and get the same part of the work.
         """
+        self._split = partial(_split, tensor_ranks=tensor_ranks)
         self._store = store
         self._material = material
         self._config = config
@@ -69,7 +72,7 @@ class Evaluator:
         with torch.no_grad():
             scores = {**self._retrieval(forward), **self._masked_scores(forward)}
             if self.pseudo is not None and generate is not None:
-                scores |= self.pseudo(forward, generate, _split, gather_object, freeze_at)
+                scores |= self.pseudo(forward, generate, self._split, gather_object, freeze_at)
             return scores
 
     def _retrieval(self, forward: Forward) -> dict[str, float]:
@@ -83,7 +86,7 @@ class Evaluator:
         order = np.argsort(corpus.segment_lengths, kind="stable")
         groups = list(_fill(order, corpus.segment_lengths[order] + SPECIALS, self._tokens))
         found: list[tuple[np.ndarray, np.ndarray]] = []
-        for group in _split(groups):
+        for group in self._split(groups):
             output = forward(self._sentences(corpus, group), True)
             found.append((group, output.sentence_vectors.float().cpu().numpy()))
         whole = np.zeros((len(order), found[0][1].shape[1]), dtype=np.float32)
@@ -166,7 +169,7 @@ class Evaluator:
             return {}
         # Each batch is counted once although the split repeats some of them to give every rank as many.
         found = []
-        for number, batch in _split(list(enumerate(batches))):
+        for number, batch in self._split(list(enumerate(batches))):
             found.append((number, sums_of(forward(batch, False), batch, len(names))))
         return scores_of(np.sum(list(dict(gather_object(found)).values()), axis=0), names)
 
@@ -261,7 +264,14 @@ def _fill(items: np.ndarray, sizes: np.ndarray, tokens: int) -> Iterator[np.ndar
         yield items[first:]
 
 
-def _split(items: list) -> Iterator:
+def _split(items: list, tensor_ranks: int) -> Iterator:
     """This rank's part of ``items``; every rank gets as many, the last item is repeated where they do not divide."""
-    with PartialState().split_between_processes(items, apply_padding=True) as mine:
-        yield from mine
+    state = PartialState()
+    ranks = state.num_processes // tensor_ranks
+    each = -(-len(items) // ranks)
+    parts = [items[rank * each : (rank + 1) * each] for rank in range(ranks)]
+    # One part for every process: the tensor ranks of a data rank run the model together.
+    whole = [part + items[-1:] * (each - len(part)) for part in parts for _ in range(tensor_ranks)]
+    with state.split_between_processes(whole) as mine:
+        for part in mine:
+            yield from part

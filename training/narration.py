@@ -25,9 +25,10 @@ class Narration:
     ) -> None:
         """Size, shards and steps; ``fresh``: weights that the folder to start from did not have, None if resumed."""
         recipe = self._recipe
+        shared = f" of {world.tensor.size} tensor ranks each" if world.tensor.size > 1 else ""
         self._telemetry.say(
             f"run {self._folder}: {parameters / 1e6:.1f} M parameters, ZeRO-{engine.stage} over {world.ranks}"
-            f" rank(s) on {world.device.type}, {recipe.precision}; {recipe.steps} steps of"
+            f" rank(s){shared} on {world.device.type}, {recipe.precision}; {recipe.steps} steps of"
             f" {recipe.batch.step_tokens:,} tokens, {engine.accumulation} microbatch(es) a rank;"
             f" {streams} streams"
         )

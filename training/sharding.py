@@ -97,6 +97,23 @@ def read_sharding(path: Path) -> dict[str, Any]:
     return values
 
 
+def data_ranks(recipe: Recipe, ranks: int) -> int:
+    """How many data ranks so many ranks are.
+
+    Raises:
+        UserError: they can not share models of ``parallel.tensor`` ranks each.
+
+    """
+    tensor = recipe.parallel.tensor
+    if ranks % tensor:
+        some = ", ".join(str(tensor * n) for n in range(1, 4))
+        raise UserError(
+            f"parallel.tensor {tensor}: {ranks} rank(s) can not form models of {tensor} ranks each. Start"
+            f" {some} ... ranks, or set parallel.tensor to a number that divides {ranks}."
+        )
+    return ranks // tensor
+
+
 def resolve_sharding(
     values: dict[str, Any], path: Path, recipe: Recipe, recipe_path: Path, ranks: int
 ) -> dict[str, Any]:

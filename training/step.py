@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from data.batch import PackedBatch
 from data.sampling import Stream
@@ -21,6 +22,7 @@ from data.stream import Microbatch
 from data.tally import Tally
 from data.tasks import TasksConfig
 from kernels.margin import MarginForm
+from model.parallel.topology import Axis
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
 from objectives.alignment import pairs_of, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
@@ -30,10 +32,19 @@ from training.config import KernelsConfig
 from training.engine import Engine
 
 
-def sum_tallies(microbatches: Sequence[Microbatch], flags: Sequence[bool]) -> tuple[np.ndarray, list[bool]]:
-    """The step's tally (S, len(Tally)) over all ranks, and which ``flags`` were raised on any of them: one exchange."""
+def sum_tallies(
+    microbatches: Sequence[Microbatch],
+    flags: Sequence[bool],
+    tensor: Axis = Axis(),
+) -> tuple[np.ndarray, list[bool]]:
+    """The step's tally (S, len(Tally)) over all ranks, and which ``flags`` were raised on any of them: one exchange.
+
+    The ranks of ``tensor`` have the same microbatches; they are counted once.
+    """
     mine = sum(microbatch.tally for microbatch in microbatches)
     assert isinstance(mine, np.ndarray)
+    if tensor.rank:
+        mine = np.zeros_like(mine)
     sent = torch.from_numpy(np.concatenate([mine.ravel(), np.array(flags, dtype=np.int64)]))
     if dist.get_backend() == "nccl":
         sent = sent.cuda()
@@ -99,7 +110,7 @@ def run_microbatches(
     ``margins`` which margin losses there are. They decide which collectives run, so they must be the same on every
     rank and at every step. ``kernels`` names the implementations of the losses that are computed here.
     """
-    ranks = dist.group.WORLD
+    ranks = engine.world.data.group
     reports: list[LossReport] = []
     triplets: list[Margin] = []
     in_batch: list[Margin] = []
@@ -141,7 +152,7 @@ def run_microbatches(
         if number + 1 < len(batches):
             engine.between_microbatches()
     temperature = 1.0 / float(output.inverse_temperature.detach())
-    return _summed(reports, temperature, triplets, in_batch)
+    return _summed(reports, temperature, triplets, in_batch, ranks)
 
 
 def _first_pass(
@@ -155,7 +166,7 @@ def _first_pass(
     pool = AlignmentPool(
         weights,
         in_batch=margins.in_batch,
-        ranks=dist.group.WORLD,
+        ranks=engine.world.data.group,
         alignment=kernels.alignment,
         margin=kernels.in_batch_margin,
     )
@@ -170,8 +181,9 @@ def _summed(
     temperature: float,
     triplets: Sequence[Margin],
     in_batch: Sequence[Margin],
+    ranks: ProcessGroup | None,
 ) -> StepLosses:
-    """What this rank's microbatches reported, added up over them and over the ranks: one exchange."""
+    """What this rank's microbatches reported, added up over them and over the data ranks: one exchange."""
     parts = {"": _added([_columns(report) for report in reports])}
     if in_batch:
         parts["in_batch"] = _added([_columns(margin.report) for margin in in_batch])
@@ -179,7 +191,7 @@ def _summed(
         if margins:
             parts[name] = _added([margin.gaps for margin in margins])
     total = torch.cat([part.flatten() for part in parts.values()])
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=ranks)
     split = total.cpu().split([part.numel() for part in parts.values()])
     found = {name: values.view(parts[name].shape).numpy() for name, values in zip(parts, split, strict=True)}
     sums, terms, correct = found.pop("")

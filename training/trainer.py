@@ -5,6 +5,8 @@ data ──▶ planner ──▶ microbatches ──▶ step ──▶ telemetry
 
 from __future__ import annotations
 
+import math
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker
 from data.tally import Tally
 from model.generation import Decoding
+from model.parallel.split import whole_shape
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
 from training import checkpoint, run_folder
@@ -41,7 +44,8 @@ from training.progress import Progress
 from training.pseudo_evaluation import Frozen
 from training.requests import SAVE, STOP, Requests
 from training.schedule import learning_rate
-from training.sharding import resolve_sharding
+from training.sharding import data_ranks, resolve_sharding
+from training.shared_batches import SharedBatches
 from training.step import (
     StepLosses,
     StepMargins,
@@ -63,7 +67,8 @@ class Trainer:
     ) -> None:
         """Build the run; what is wrong with it is said here, before the first step."""
         self.recipe = recipe
-        self.world: World = join_world()
+        data_ranks(recipe, int(os.environ["WORLD_SIZE"]))
+        self.world: World = join_world(recipe.parallel.tensor)
         self.folder = runs / recipe.name
         self.checkpoints = self.folder / "checkpoints"
         self._claim: object = None
@@ -71,9 +76,10 @@ class Trainer:
         self.data = open_data(recipe)
         resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
         found = self._checkpoint_to_resume()
-        model, fresh = build_model(recipe, self.data, layer_norm_class(recipe.optimizer, self.world.device))
+        norm = layer_norm_class(recipe.optimizer, self.world.device)
+        model, fresh = build_model(recipe, self.data, norm, self.world.tensor)
         self.encoder = model.config
-        parameters = sum(parameter.numel() for parameter in model.parameters())
+        parameters = sum(math.prod(whole_shape(parameter)) for parameter in model.parameters())
         optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)
         self.engine = Engine(model, optimizer, resolved, self.world)
         self.planner = planner_of(recipe, self.data)
@@ -83,18 +89,11 @@ class Trainer:
         self._saved = 0  # the step of the newest checkpoint
         if found is not None:
             self._resume(*found)
-        self.batches = BatchStream(
-            self.planner,
-            maker_of(recipe) if recipe.workers else self._maker,
-            microbatch_tokens=recipe.batch.microbatch_tokens,
-            rank=self.world.rank,
-            ranks=self.world.ranks,
-            workers=recipe.workers,
-        )
+        self.batches = SharedBatches(self._open_batches, self.planner, self.world.tensor, self.world.device)
         self.pseudo = pseudo_tokens_of(recipe, self.data, self.world.device)
         self.evaluator = Evaluator(
             self.data.store, self.data.material, recipe.evaluation, recipe.batch.microbatch_tokens,
-            recipe.tasks.btmlm, self.pseudo,
+            recipe.tasks.btmlm, self.pseudo, self.world.tensor.size,
         )  # fmt: skip
         if self.evaluator.pseudo is not None:
             self.evaluator.pseudo.frozen = self._by_first(self._frozen_pseudo_tokens)
@@ -144,8 +143,8 @@ class Trainer:
                 complete = "every corpus is read as often as sampling.maximum_epochs allows"
                 break
             waited = time.perf_counter() - started
-            tally, (stop, save) = sum_tallies(microbatches, self.requests.seen())
-            # Dropout, another one on each rank: a function of the step, so nothing of it has to be saved.
+            tally, (stop, save) = sum_tallies(microbatches, self.requests.seen(), self.world.tensor)
+            # Dropout, another one on each data rank: a function of the step, so nothing of it has to be saved.
             torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
             text = self._text(microbatches, tally)
             losses = self._losses(text)
@@ -212,6 +211,16 @@ class Trainer:
         if isinstance(outcome[0], UserError):
             raise outcome[0]
         return outcome[0]
+
+    def _open_batches(self) -> BatchStream:
+        return BatchStream(
+            self.planner,
+            maker_of(self.recipe) if self.recipe.workers else self._maker,
+            microbatch_tokens=self.recipe.batch.microbatch_tokens,
+            rank=self.world.rank,
+            ranks=self.world.ranks,
+            workers=self.recipe.workers,
+        )
 
     def _maker(self) -> MicrobatchMaker:
         return maker_from(self.recipe, self.data)

@@ -55,7 +55,7 @@ def write_pseudo_tokens(
             more += microbatch.unwritten.settled(len(tally), _written(filled, given_up))
     health = torch.stack(healths).sum(0)
     found = torch.cat([torch.from_numpy(more).to(device).flatten(), health.flatten()])
-    dist.all_reduce(found)
+    dist.all_reduce(found, group=engine.world.data.group)
     columns, of_languages = found.cpu().split([more.size, health.numel()])
     return StepText(
         batches, tally + columns.numpy().reshape(more.shape), of_languages.view(health.shape).numpy()
