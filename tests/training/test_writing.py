@@ -18,6 +18,7 @@ from data.scripts import find_scripts, ids_of_languages
 from data.stream import Microbatch
 from data.tally import Tally
 from model.generation import Decoding
+from model.parallel.topology import Axis
 from tests.ranks import run_on_ranks
 from tests.training.reference import steps_of, train_plainly
 from tests.training.runs import WITHOUT_EVALUATION, final_weights, relative, train
@@ -89,7 +90,8 @@ def written(
     assert isinstance(before, np.ndarray)
 
     def of_rank(group: Any) -> tuple[list[dict[str, Any]], np.ndarray]:
-        engine: Any = SimpleNamespace(world=SimpleNamespace(device="cpu"), generate=Writer(data, what))
+        world = SimpleNamespace(device="cpu", data=Axis.of(group))
+        engine: Any = SimpleNamespace(world=world, generate=Writer(data, what))
         text = write_pseudo_tokens(engine, microbatches[group.rank() :: ranks], pseudo, before)
         assert text.health is not None and text.health.sum() > 0
         return [
