@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.ablation.plan import Run, base_recipe, chosen, read_plan, runs_of
+from benchmarks.ablation.plan import Run, base_recipe, chosen, lacking, read_plan, runs_of
 from benchmarks.ablation.report import write_report
 from benchmarks.ablation.runs import Launch, cores, results_of, run_all
 from benchmarks.ablation.table import plain, table_of
@@ -41,6 +41,10 @@ def _ablation(given: argparse.Namespace) -> int:
     preset = chosen(plan.presets, given.preset, "--preset")
     for name in given.only:
         chosen(plan.variants, name, "--only")
+        if name in lacking(plan):
+            raise UserError(
+                f"--only {name}: it needs {lacking(plan)[name]}, which python -m data.teach makes (see the plan)"
+            )
     if given.at_once is not None and preset.launcher == "deepspeed":
         raise UserError(
             f"--at-once: a run of preset {given.preset} takes all devices, so there is one at a time"
@@ -52,7 +56,11 @@ def _ablation(given: argparse.Namespace) -> int:
     store = TokenStore.open(Path(recipe.store)) if given.report else prepare(recipe)
     runs = runs_of(plan, preset, seeds, given.set, store.fingerprint)
     folder = given.runs / given.preset
-    wanted = [run for run in runs if not given.only or run.variant in given.only]
+    wanted = [
+        run
+        for run in runs
+        if (run.variant in given.only if given.only else run.variant not in preset.without)
+    ]
     failures: dict[str, str] = {}
     if not given.report:
         at_once = 1 if preset.launcher == "deepspeed" else given.at_once or cores()

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.ablation.table import BEFORE, MINUTES, Row, Table, mean_and_spread
+from benchmarks.ablation.table import BEFORE, TIMES, Row, Table, mean_and_spread
 
 _CONTROL = {"masked/camlm/accuracy": "masked/camlm_control/accuracy"}  # shown in the panel of its task
 
@@ -28,7 +28,7 @@ def svg(table: Table) -> str:
 
 
 def _drawn(table: Table) -> Figure:
-    panels = [name for name in table.heads if name != MINUTES and name not in _CONTROL.values()]
+    panels = [name for name in table.heads if name not in TIMES and name not in _CONTROL.values()]
     rows = table.rows
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)

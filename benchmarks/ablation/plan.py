@@ -23,6 +23,7 @@ class VariantConfig(Section):
     """One row of the table: its name there, and the settings that make it of the recipe."""
 
     title: Text
+    needs: Text | None = None  # a folder without which there is no such run, such as what a teacher said
     set: tuple[Text, ...] = ()  # each as on the command line: section.key=value
 
 
@@ -33,6 +34,7 @@ class PresetConfig(Section):
     launcher: Literal["python", "deepspeed"]  # one process with one core, several at a time; or all devices
     deepspeed_config: Text
     set: tuple[Text, ...] = ()
+    without: tuple[Name, ...] = ()  # variants that are run at this size only if they are named
     variants: dict[
         Name, tuple[Text, ...]
     ] = {}  # what a single variant needs at this size, stronger than its own
@@ -48,10 +50,12 @@ class Plan(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Plan:
         for name, preset in self.presets.items():
-            for variant in preset.variants:
+            for key, variant in [("variants", v) for v in preset.variants] + [
+                ("without", v) for v in preset.without
+            ]:
                 if variant not in self.variants:
                     raise ValueError(
-                        f"presets.{name}.variants names {variant!r}; variants: {', '.join(self.variants)}"
+                        f"presets.{name}.{key} names {variant!r}; variants: {', '.join(self.variants)}"
                     )
         titles = [variant.title for variant in self.variants.values()]
         again = sorted({title for title in titles if titles.count(title) > 1})
@@ -95,7 +99,8 @@ def base_recipe(plan: Plan, preset: PresetConfig, more: Sequence[str] = ()) -> R
 def runs_of(
     plan: Plan, preset: PresetConfig, seeds: Sequence[int], more: Sequence[str], store: str
 ) -> list[Run]:
-    """All runs, seed by seed, so that a table of all variants stands after the first.
+    """All runs, seed by seed, so that a table of all variants stands after the first; none of a variant that lacks
+    what it needs.
 
     ``more`` are settings from the command line, stronger than the plan's; ``store`` is the fingerprint of the
     token store.
@@ -106,8 +111,19 @@ def runs_of(
     """
     shared = base_recipe(plan, preset, more)
     return [
-        _run(plan, preset, variant, seed, more, store, shared) for seed in seeds for variant in plan.variants
+        _run(plan, preset, variant, seed, more, store, shared)
+        for seed in seeds
+        for variant in plan.variants
+        if variant not in lacking(plan)
     ]
+
+
+def lacking(plan: Plan) -> dict[str, str]:
+    """variant -> the folder that it needs and that is not there."""
+    needs = {name: variant.needs for name, variant in plan.variants.items()}
+    return {
+        name: folder for name, folder in needs.items() if folder is not None and not Path(folder).is_dir()
+    }
 
 
 def _run(

@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.ablation.clock import Commands
 from benchmarks.ablation.figure import svg
 from benchmarks.ablation.table import Table, as_json, markdown
 from training.config import Recipe
+from training.console import duration
 
 READING = (
     "Accuracies in percent on rows that were not trained on, mean ± standard deviation over the seeds. MMLM, CAMLM and"
     " BTMLM: masked tokens that are predicted right; the control is CAMLM without the other side. The others:"
-    " bitext retrieval with English, mean of all languages and both directions. minutes: time in training steps."
+    " bitext retrieval with English, mean of all languages and both directions. minutes: time in training steps;"
+    " wall minutes: of the whole process, with its start and its evaluations."
 )
 
 
@@ -30,6 +33,7 @@ def write_report(table: Table, out: Path, preset: str, seeds: Sequence[int], rec
         f"# Ablation of the training tasks, preset {preset}",
         f"Model: {model}; {amount}. Command: `{command}`",
         READING,
+        *([_clock(table.clock)] if table.clock is not None else []),
         markdown(table).rstrip(),
         f"![The same figures as a plot; the dotted line is the first variant]({out.name}.svg)",
     ]
@@ -40,9 +44,18 @@ def write_report(table: Table, out: Path, preset: str, seeds: Sequence[int], rec
         "command": command,
         "steps": recipe.steps,
         "step_tokens": batch.step_tokens,
+        "clock": table.clock._asdict() if table.clock is not None else None,
         "variants": as_json(table),
     }
     _path(out, "json").write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _clock(clock: Commands) -> str:
+    commands = "one command" if clock.number == 1 else f"{clock.number} commands"
+    return (
+        f"Wall clock of all runs together: {duration(clock.seconds)} in {commands}, {clock.at_once} run(s) at a time on"
+        f" {clock.cores} core(s)."
+    )
 
 
 def _path(out: Path, ending: str) -> Path:

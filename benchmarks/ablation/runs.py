@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ablation.clock import record_command, record_run
 from benchmarks.ablation.plan import PresetConfig, Run
 from data.recipe import UserError
 from training.console import CLEAR_LINE, duration
@@ -79,6 +80,7 @@ def run_all(runs: Sequence[Run], launch: Launch) -> dict[str, str]:
     launch.folder.mkdir(parents=True, exist_ok=True)
     board = _Board(runs, launch.folder)
     waiting = [run for run in runs if results_of(launch.folder, run) is None]
+    todo, started = [run.name for run in waiting], time.monotonic()
     failures: dict[str, str] = {}
     running: dict[str, _Process] = {}
     with _interrupted_by(signal.SIGTERM):
@@ -93,10 +95,15 @@ def run_all(runs: Sequence[Run], launch: Launch) -> dict[str, str]:
                     fault = process.fault()
                     if fault:
                         failures[name] = fault
+                    record_run(launch.folder, name, process.seconds())
                     board.ended(process.run, fault, process.seconds())
                 board.show(running.values())
         finally:
             _stop(running.values())
+            for process in running.values():
+                record_run(launch.folder, process.run.name, process.seconds())
+            if todo:
+                record_command(launch.folder, todo, time.monotonic() - started, launch.at_once, cores())
             board.close()
     return failures
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.ablation.clock import Commands, commands_of, seconds_of
 from benchmarks.ablation.plan import Plan, Run
 from benchmarks.ablation.runs import results_of
 from training.metrics import read_metrics
@@ -19,7 +20,10 @@ _MASKED = {
     "masked/camlm_control/accuracy": "CAMLM control",
     "masked/btmlm/accuracy": "BTMLM",
 }
-MINUTES = "minutes"
+MINUTES = "minutes"  # in training steps
+WALL = "wall_minutes"  # from the start of the process to its end
+
+TIMES = {MINUTES: "minutes", WALL: "wall minutes"}
 
 
 class Row(NamedTuple):
@@ -35,12 +39,14 @@ class Table(NamedTuple):
 
     rows: list[Row]
     heads: dict[str, str]
+    clock: Commands | None = None
 
 
 def table_of(plan: Plan, runs: Sequence[Run], folder: Path) -> Table:
     """What the finished ones of ``runs`` found. Figures are those after the last step; shares from 0 to 1."""
     before: dict[int, Mapping[str, float]] = {}
     rows = []
+    wall = seconds_of(folder)
     for variant, settings in plan.variants.items():
         row = Row(settings.title, {}, [])
         for run in runs:
@@ -50,14 +56,15 @@ def table_of(plan: Plan, runs: Sequence[Run], folder: Path) -> Table:
             if 0 in found:
                 before.setdefault(run.seed, found[0])
             minutes = sum(step["step_seconds"] for step in read_metrics(folder / run.name)) / 60
-            _add(row, run.seed, {**found[run.recipe.steps], MINUTES: minutes})
+            times = {MINUTES: minutes} | ({WALL: wall[run.name] / 60} if run.name in wall else {})
+            _add(row, run.seed, {**found[run.recipe.steps], **times})
         if row.seeds:
             rows.append(row)
     if before:
         rows.insert(0, Row(BEFORE, {}, []))
         for seed, figures in before.items():
             _add(rows[0], seed, figures)
-    return Table(rows, _heads(rows))
+    return Table(rows, _heads(rows), commands_of(folder, [run.name for run in runs]))
 
 
 def _add(row: Row, seed: int, figures: Mapping[str, float]) -> None:
@@ -72,7 +79,7 @@ def _heads(rows: Sequence[Row]) -> dict[str, str]:
     sets = [name for name in present if name.startswith("retrieval/") and name.endswith("/mean")]
     heads = {name: head for name, head in _MASKED.items() if name in present}
     heads |= {name: name.split("/")[1] for name in sets}
-    return heads | ({MINUTES: MINUTES} if MINUTES in present else {})
+    return heads | {name: head for name, head in TIMES.items() if name in present}
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -116,6 +123,6 @@ def as_json(table: Table) -> dict[str, Any]:
 def _cell(name: str, values: Sequence[float]) -> str:
     if not values:
         return "-"
-    scale = 1 if name == MINUTES else 100
+    scale = 1 if name in TIMES else 100
     mean, spread = mean_and_spread(values)
     return f"{scale * mean:.1f}" + ("" if math.isnan(spread) else f" ± {scale * spread:.1f}")

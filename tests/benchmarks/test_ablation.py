@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ablation import __main__ as command
 from benchmarks.ablation import runs as runner
 from benchmarks.ablation.__main__ import PLAN, main
-from benchmarks.ablation.plan import Plan, Run, read_plan, runs_of
+from benchmarks.ablation.clock import commands_of, record_command, record_run, seconds_of
+from benchmarks.ablation.plan import Plan, Run, lacking, read_plan, runs_of
 from benchmarks.ablation.report import write_report
-from benchmarks.ablation.runs import Launch, last_step, results_of, run_all
+from benchmarks.ablation.runs import Launch, cores, last_step, results_of, run_all
 from benchmarks.ablation.table import BEFORE, markdown, plain, table_of
 from data.recipe import UserError
 from data.teaching import write_manifest
@@ -60,7 +62,7 @@ def runs_in(plan: Plan, seeds: tuple[int, ...] = (1, 2), *more: str, store: str 
 def test_variants_differ_in_their_tasks_alone(preset: str) -> None:
     settings = SHIPPED.presets[preset]
     runs = runs_of(SHIPPED, settings, settings.seeds, [], "store")
-    assert len(runs) == len(SHIPPED.variants) * len(settings.seeds)
+    assert len(runs) == (len(SHIPPED.variants) - len(lacking(SHIPPED))) * len(settings.seeds)
     assert len({run.name for run in runs}) == len(runs)
     for run in runs:
         shared = run.recipe.model_dump(exclude={"name", "seed", "tasks"})
@@ -80,6 +82,57 @@ def test_the_last_variant_has_every_task_of_the_others() -> None:
     assert len(set(settings)) == len(settings)
     forms = [on.form for run in runs_in(SHIPPED, (1,)) if (on := run.recipe.tasks.adaptive_margin)]
     assert set(forms) == {"hinge", "softplus", "fixed", "mse"}
+    scales = {
+        run.variant: on.scale for run in runs_in(SHIPPED, (1,)) if (on := run.recipe.tasks.adaptive_margin)
+    }
+    assert scales["margin"] == "running" and scales["margin-scale"] == 4
+
+
+def test_a_variant_that_lacks_what_it_needs_is_left_out_and_said_when_it_is_named(
+    plan_file: Path, tmp_path: Path, capsys: Any
+) -> None:
+    teacher = tmp_path / "teacher"
+    plan_file.write_text(
+        plan_file.read_text().replace("{title: + CAMLM,", f"{{title: + CAMLM, needs: {teacher},")
+    )
+    plan = read_plan(plan_file)
+    assert lacking(plan) == {"camlm": str(teacher)} and {run.variant for run in runs_in(plan)} == {
+        "mmlm",
+        "wrong",
+    }
+    assert main(["--plan", str(plan_file), "--only", "camlm"]) == 2
+    assert f"--only camlm: it needs {teacher}, which python -m data.teach makes" in capsys.readouterr().err
+    teacher.mkdir()
+    assert {run.variant for run in runs_in(plan)} == {"mmlm", "wrong", "camlm"}
+
+
+def test_a_size_may_leave_variants_to_those_who_name_them(
+    plan_file: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_file.write_text(plan_file.read_text() + "    without: [wrong, camlm]\n")
+    asked: list[list[str]] = []
+
+    def run_none(runs: list[Run], launch: Launch) -> dict[str, str]:
+        asked.append(sorted({run.variant for run in runs}))
+        return {}
+
+    monkeypatch.setattr(command, "run_all", run_none)
+    for more in ([], ["--only", "camlm"]):
+        main(
+            [
+                "--plan",
+                str(plan_file),
+                "--runs",
+                str(tmp_path / "runs"),
+                "--out",
+                str(tmp_path / "out"),
+                *more,
+            ]
+        )
+    assert asked == [["mmlm"], ["camlm"]]
+    plan_file.write_text(plan_file.read_text().replace("[wrong, camlm]", "[wrong, calm]"))
+    with pytest.raises(UserError, match="presets.quick.without names 'calm'"):
+        read_plan(plan_file)
 
 
 def test_a_preset_may_change_single_variants(plan_file: Path) -> None:
@@ -216,8 +269,17 @@ def test_a_failure_is_told_and_the_others_go_on(plan_file: Path, tmp_path: Path,
     assert starts(tmp_path, runs) == {f"{v}/{s}": 1 for s in (1, 2) for v in ("mmlm", "wrong", "camlm")}
     out = capsys.readouterr().out
     assert "[6/6]" in out and "wrong, seed 2: failed: exit status 2; error: no good" in out
+    clock = commands_of(tmp_path, [run.name for run in runs])
+    assert clock is not None and (clock.number, clock.at_once) == (1, 2) and clock.cores == cores()
+    first = seconds_of(tmp_path)
+    assert set(first) == {run.name for run in runs} and 0 < max(first.values()) <= clock.seconds
     # again: what is finished is left alone, what failed is tried once more
     run_all(runs, launch(tmp_path, plan))
+    for run in runs:
+        assert (seconds_of(tmp_path)[run.name] > first[run.name]) == (run.variant == "wrong")
+    again = commands_of(tmp_path, [run.name for run in runs])
+    assert again is not None and again.number == 2 and again.seconds > clock.seconds
+    assert commands_of(tmp_path, [runs[0].name]) == clock  # the second had nothing to do for it
     assert starts(tmp_path, runs) == {
         "mmlm/1": 1, "camlm/1": 1, "mmlm/2": 1, "camlm/2": 1, "wrong/1": 2, "wrong/2": 2
     }  # fmt: skip
@@ -344,6 +406,9 @@ def recorded(plan_file: Path, tmp_path: Path) -> tuple[Plan, list[Run], Path]:
             record(folder, run, {**figures(0.4, 0.5, 0.6), "masked/btmlm/accuracy": 0.25})
         elif run.variant == "camlm":
             record(folder, run, {})  # not evaluated yet
+    for run in runs:
+        record_run(folder, run.name, 90.0 * run.seed)
+    record_command(folder, [run.name for run in runs], 400.0, 2, 4)
     return plan, runs, folder
 
 
@@ -351,11 +416,22 @@ def test_the_table_has_mean_and_spread_of_finished_runs(recorded: tuple[Plan, li
     table = table_of(*recorded)
     assert [row.title for row in table.rows] == [BEFORE, "MMLM", "+ CAMLM"]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in markdown(table).splitlines()]
-    assert lines[0] == ["variant", "MMLM", "CAMLM", "CAMLM control", "BTMLM", "test", "minutes", "seeds"]
-    assert lines[2] == [BEFORE, "0.0 ± 0.0", "0.0 ± 0.0", "0.0 ± 0.0", "-", "5.0 ± 0.0", "-", "2"]
+    assert lines[0] == [
+        "variant",
+        "MMLM",
+        "CAMLM",
+        "CAMLM control",
+        "BTMLM",
+        "test",
+        "minutes",
+        "wall minutes",
+        "seeds",
+    ]
+    assert lines[2] == [BEFORE, "0.0 ± 0.0", "0.0 ± 0.0", "0.0 ± 0.0", "-", "5.0 ± 0.0", "-", "-", "2"]
     # 10 and 20: mean 15, deviation of the sample 10 / sqrt(2)
-    assert lines[3] == ["MMLM", "15.0 ± 7.1", "20.0 ± 0.0", "10.0 ± 0.0", "-", "30.0 ± 0.0", "1.5 ± 0.7", "2"]
-    assert lines[4] == ["+ CAMLM", "40.0", "50.0", "25.0", "25.0", "60.0", "1.0", "1"]
+    times = ["1.5 ± 0.7", "2.2 ± 1.1"]
+    assert lines[3] == ["MMLM", "15.0 ± 7.1", "20.0 ± 0.0", "10.0 ± 0.0", "-", "30.0 ± 0.0", *times, "2"]
+    assert lines[4] == ["+ CAMLM", "40.0", "50.0", "25.0", "25.0", "60.0", "1.0", "1.5", "1"]
     shown = plain(table).splitlines()
     assert (
         len({len(line) for line in shown}) == 1 and shown[2].startswith("MMLM") and "15.0 ± 7.1" in shown[2]
@@ -373,7 +449,9 @@ def test_the_files_hold_every_value_and_the_plot_needs_no_colour(
     assert values["variants"]["MMLM"]["seeds"] == [1, 2]
     assert values["variants"]["MMLM"]["figures"]["masked/mmlm/accuracy"] == [0.1, 0.2]
     assert values["variants"]["+ CAMLM"]["figures"]["masked/mmlm/accuracy/de"] == [0.2]
+    assert values["clock"] == {"seconds": 400.0, "number": 1, "at_once": 2, "cores": 4}
     page = Path(f"{out}.md").read_text()
+    assert "Wall clock of all runs together: 6:40 in one command, 2 run(s) at a time on 4 core(s)." in page
     assert markdown(table) in page and "](ablation.svg)" in page and values["command"] in page
     drawn = Path(f"{out}.svg").read_text()
     for text in (BEFORE, "MMLM", "+ CAMLM", "CAMLM control", "BTMLM", "test"):
