@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from kernels.implementation import ImplementationUnavailable, choose
+from kernels.implementation import ImplementationUnavailable, choose, triton_runs_on
 from kernels.margin import reference, streaming
 from kernels.margin.cuda import build
 from kernels.margin.form import GapSums, Kind, MarginForm, MarginLoss
@@ -134,8 +134,9 @@ def in_batch_margin_loss(
 
 
 def _available(anchors: Tensor) -> list[str]:
-    """What both losses offer for such vectors."""
-    return ["reference", "streaming"]
+    """What both losses offer for such vectors. Triton has no float64 here: that is for holding others to."""
+    triton = triton_runs_on(anchors.device) and anchors.dtype != torch.float64
+    return ["reference", "streaming", *(["triton"] if triton else [])]
 
 
 def _compiled(anchors: Tensor) -> list[str]:
@@ -158,16 +159,24 @@ def _native_loads() -> bool:
     return True
 
 
-# A library need not be built: it is loaded by those who choose it.
+# Triton need not be installed, and a library need not be built: they are imported by those who choose them.
 def _explicit(chosen: str) -> Callable[..., MarginLoss]:
     if chosen in ("native", "cuda"):
         from kernels.margin.cuda import operator
 
         return operator.explicit
+    if chosen == "triton":
+        from kernels.margin import explicit_triton
+
+        return explicit_triton.explicit
     return reference.explicit if chosen == "reference" else streaming.explicit
 
 
 def _in_batch(chosen: str) -> Callable[..., MarginLoss]:
+    if chosen == "triton":
+        from kernels.margin import in_batch_triton
+
+        return in_batch_triton.in_batch
     return reference.in_batch if chosen == "reference" else streaming.in_batch
 
 
