@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 
 import pytest
 import torch
 from torch.distributed import ProcessGroup
-
-if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("needs TRITON_INTERPRET=1 before the process begins", allow_module_level=True)
 
 from kernels.implementation import ImplementationUnavailable
 from kernels.margin import explicit_triton, in_batch_triton
