@@ -266,7 +266,9 @@ def _fill(items: np.ndarray, sizes: np.ndarray, tokens: int) -> Iterator[np.ndar
 
 def _split(items: list, tensor_ranks: int) -> Iterator:
     """This rank's part of ``items``; every rank gets as many, the last item is repeated where they do not divide."""
-    state = PartialState()
+    state = PartialState(
+        cpu=not torch.cuda.is_available()
+    )  # else it takes every rank on a CPU for the only one
     ranks = state.num_processes // tensor_ranks
     each = -(-len(items) // ranks)
     parts = [items[rank * each : (rank + 1) * each] for rank in range(ranks)]

@@ -180,7 +180,9 @@ def test_a_manifest_that_lies_is_refused_although_its_digest_is_right(run: Path,
 )
 def test_a_manifest_that_is_none_is_refused(run: Path, content: bytes) -> None:
     (run / "checkpoints" / "step-00000001" / "manifest.json").write_bytes(content)
-    with pytest.raises(UserError, match="manifest.json: (not a readable manifest|differs from what was saved)"):
+    with pytest.raises(
+        UserError, match="manifest.json: (not a readable manifest|differs from what was saved)"
+    ):
         find(run)
 
 

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import pickle
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data.recipe import parse_recipe, read_recipe
+from data.recipe import UserError, parse_recipe, read_recipe
+from data.stream import BatchStream, Microbatch
+from data.tally import Tally
+from model.huggingface import write_folder
 from model.parallel.split import split_of, whole_shape
+from model.parallel.topology import Axis
 from tests.ranks import run_on_ranks
 from tests.small_teacher import write_margin_recipe
 from tests.training.reference import MARGINS, Reference, steps_of, train_plainly
-from tests.training.runs import WITH_BTMLM, WITHOUT_EVALUATION, column, launched, relative, sharding
+from tests.training.runs import WITH_BTMLM, WITHOUT_EVALUATION, column, launched, numbers, relative, sharding
+from training.build import build_model, maker_of, open_data, planner_of
 from training.config import Recipe
-from training.engine import Engine
-from training.metrics import read_metrics
+from training.engine import Engine, join_world
+from training.metrics import read_evaluations, read_metrics
+from training.optimizer import build_optimizer
+from training.sharding import data_ranks, resolve_sharding
+from training.shared_batches import SharedBatches
+from training.step import sum_tallies
 from training.trainer import Trainer
 
 pytestmark = pytest.mark.ranks
 STEPS = 20
-FEW = 4
+FEW = 3
+BFLOAT16_LOSSES, BFLOAT16_NORMS = 2e-3, 3e-2  # as tests/training/test_step.py has them for one rank
 BASE = (
     f"steps={STEPS}", WITHOUT_EVALUATION, "checkpoint.every=0", "log.every=100", "model.heads=4", *WITH_BTMLM,
     "batch.microbatch_tokens=2048", "optimizer.schedule=constant",
@@ -87,6 +101,8 @@ def whole(engine: Engine, parameter: Any) -> Tensor:
     from deepspeed.utils import safe_get_full_fp32_param
 
     own = parameter.detach().float() if engine.stage == 0 else safe_get_full_fp32_param(parameter)
+    if engine.stage == 3:  # sharded over the data axis alone
+        assert dist.get_world_size(parameter.ds_process_group) == engine.world.ranks
     assert own is not None
     split, tensor = split_of(parameter), engine.world.tensor
     if split is None:
@@ -137,3 +153,210 @@ def test_a_run_over_tensor_ranks_is_that_of_one_process(
 ) -> None:
     settings = (f"steps={FEW}", f"parallel.sequence={sequence}")
     check_parity(recipe, tmp_path, reference, *settings, tensor=tensor, data=data, stage=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tensor", "data", "stage"), TOPOLOGIES)
+def test_so_it_is_over_twenty_steps_at_every_topology_and_stage(
+    recipe: Path, tmp_path: Path, long_reference: Reference, tensor: int, data: int, stage: int
+) -> None:
+    check_parity(recipe, tmp_path, long_reference, tensor=tensor, data=data, stage=stage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("tensor", "data", "stage"), [(2, 1, 0), (2, 1, 1), (2, 2, 3)])
+def test_bfloat16_over_tensor_ranks_stays_as_near_as_in_one_process(
+    recipe: Path, tmp_path: Path, long_reference: Reference, tensor: int, data: int, stage: int
+) -> None:
+    probed = run(
+        recipe, tmp_path, "precision=bf16", tensor=tensor, data=data, stage=stage, probe=whole_weights
+    )
+    found = differences(read_metrics(tmp_path / "small"), probed[0], long_reference)
+    print(f"tensor {tensor} data {data} ZeRO-{stage} bfloat16: {found}")
+    assert found["losses"] <= BFLOAT16_LOSSES and found["norms"] <= BFLOAT16_NORMS, found
+
+
+def test_dropout_evaluation_and_a_vocabulary_that_does_not_divide_are_those_of_one_rank(
+    recipe: Path, tmp_path: Path
+) -> None:
+    settings = (
+        "steps=2", "model.dropout=0.1", "model.vocabulary_size=2003", "batch.microbatch_tokens=4096",
+        "evaluation={masked: [test], maximum_rows: 2, before: false, retrieval: {test: {corpus: test}}}",
+    )  # fmt: skip
+    found = []
+    for tensor in (1, 2):
+        runs = tmp_path / str(tensor)
+        weights, *others = run(recipe, runs, *settings, tensor=tensor, data=1, stage=3, probe=whole_weights)
+        for other in others:
+            assert all(torch.equal(other[name], weight) for name, weight in weights.items())
+        scores = read_evaluations(runs / "small")[2]
+        assert {"retrieval/test/mean", "masked/camlm/accuracy", "masked/btmlm/loss"} <= set(scores)
+        found.append((numbers(runs / "small"), scores, weights))
+    (steps, scores, weights), (same_steps, same_scores, same_weights) = found
+    for mine, theirs in zip([*steps, scores], [*same_steps, same_scores], strict=True):
+        assert theirs == pytest.approx(mine, rel=1e-5, abs=1e-6)
+    for name, weight in weights.items():
+        assert (same_weights[name] - weight).norm() <= 1e-5 * max(weight.norm().item(), 1.0), name
+
+
+@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (3, "fp32"), (1, "bf16")])
+def test_a_part_of_the_gradient_that_is_not_finite_stops_the_step_on_every_rank(
+    small_recipe: Path, stage: int, precision: str
+) -> None:
+    settings = [f"precision={precision}", "parallel.tensor=2", "batch.microbatch_tokens=4096"]
+    read = parse_recipe(read_recipe(small_recipe, settings), Recipe)
+    ((batch,),) = steps_of(read, 1)
+
+    def of_rank(group: Any) -> list[tuple[bool, bool, bool]]:
+        launched()
+        world = join_world(2)
+        model, _ = build_model(read, open_data(read), tensor=world.tensor)
+        spoilt = [1.0]
+        if group.rank() == 1:  # of this rank's inner units alone
+            part = model.encoder.layers[0].feed_forward.inner.bias
+            assert split_of(part) is not None
+            part.register_hook(lambda gradient: gradient * spoilt[0])
+        optimizer = build_optimizer(model.named_parameters(), read.optimizer, world.device)
+        resolved = resolve_sharding(sharding(stage), Path("ds.json"), read, Path("r.yaml"), world.ranks)
+        engine = Engine(model, optimizer, resolved, world)
+        weight = dict(engine._engine.module.named_parameters())["head.bias"]
+        outcomes = []
+        for spoilt[0] in (1.0, math.nan, math.inf, 1.0):
+            before = whole(engine, weight)
+            output = engine(batch)
+            engine.backward(output.prediction_losses.mean() + output.inverse_temperature)
+            outcome = engine.step(1e-3)
+            changed = not torch.equal(before, whole(engine, weight))
+            outcomes.append((outcome.skipped, math.isfinite(outcome.gradient_norm), changed))
+        return outcomes
+
+    for outcomes in run_on_ranks(of_rank, 2):
+        assert outcomes == [
+            (False, True, True),
+            (True, False, False),
+            (True, False, False),
+            (False, True, True),
+        ]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_one_reader_for_each_data_rank_and_its_tensor_ranks_get_the_same_bytes(
+    small_recipe: Path, workers: int
+) -> None:
+    read = parse_recipe(read_recipe(small_recipe, [f"workers={workers}"]), Recipe)
+    steps = 3
+
+    def of_rank(group: Any) -> tuple[bool, list[bytes], dict[str, Any]]:
+        launched()
+        # A rank of the tests is a daemon, which may have no workers.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        world = join_world(2)
+        data = open_data(read)
+        planner = planner_of(read, data)
+        opened = []
+
+        def open_stream() -> BatchStream:
+            opened.append(True)
+            return BatchStream(
+                planner,
+                maker_of(read),
+                microbatch_tokens=1024,
+                rank=world.rank,
+                ranks=world.ranks,
+                workers=workers,
+            )
+
+        batches = SharedBatches(open_stream, planner, world.tensor, world.device)
+        found = []
+        for step in range(1, steps + 1):
+            microbatches = batches.next()
+            found.append(pickle.dumps([microbatch.arrays for microbatch in microbatches]))
+            tally, _ = sum_tallies(microbatches, [], world.tensor)
+            planner.feedback(step, tally[:, Tally.TOKENS])
+        batches.close()
+        return bool(opened), found, planner.state()
+
+    ranks = run_on_ranks(of_rank, 4, timeout=120)
+    assert [opened for opened, _, _ in ranks] == [True, False, True, False]
+    bytes_of = [found for _, found, _ in ranks]
+    assert bytes_of[0] == bytes_of[1] and bytes_of[2] == bytes_of[3]
+    assert all(one != other for one, other in zip(bytes_of[0], bytes_of[2], strict=True))
+    states = [state for _, _, state in ranks]
+    assert all(state == states[0] for state in states)
+
+
+def test_tallies_count_a_data_rank_once_and_flags_of_any_rank_are_heard() -> None:
+    def of_rank(group: Any) -> tuple[list[list[int]], list[bool]]:
+        launched()
+        world = join_world(2)
+        tally = np.full((2, len(Tally)), 10**world.rank)
+        rank = group.rank()
+        return_tally, flags = sum_tallies(
+            [Microbatch({}, tally), Microbatch({}, tally)], [rank == 1, rank == 2, False], world.tensor
+        )
+        return return_tally.tolist(), flags
+
+    for tally, flags in run_on_ranks(of_rank, 4):
+        assert tally == [[22] * len(Tally)] * 2
+        assert flags == [True, True, False]
+
+
+def test_a_folder_to_start_from_is_taken_part_by_part(small_recipe: Path, tmp_path: Path) -> None:
+    read = parse_recipe(read_recipe(small_recipe), Recipe)
+    data = open_data(read)
+    whole_model, _ = build_model(read, data)
+    folder = tmp_path / "encoder"
+    tokenizer = data.store.tokenizer_folder
+    write_folder(
+        whole_model.state_dict(), whole_model.config, folder, tokenizer_folder=tokenizer, maximum_tokens=64
+    )
+    other = parse_recipe(read_recipe(small_recipe, ["seed=9", f"model={{start_from: {folder}}}"]), Recipe)
+    weights = dict(whole_model.named_parameters())
+
+    def of_rank(group: Any) -> None:
+        axis = Axis.of(group)
+        model, fresh = build_model(other, data, tensor=axis)
+        assert not fresh
+        for name, own in model.named_parameters():
+            split = split_of(own)
+            true = weights[name] if split is None else split.take(weights[name], axis.rank, axis.size)
+            assert torch.equal(own, true), name
+
+    run_on_ranks(of_rank, 2)
+    with pytest.raises(
+        UserError, match=r"parallel\.tensor, with the model of .*encoder: heads 2 can not .* by 1, 2$"
+    ):
+        build_model(other, data, tensor=Axis(0, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["parallel.tensor=4"],
+            "parallel.tensor: heads 2 can not be shared equally by 4 tensor ranks.* by 1, 2",
+        ),
+        (
+            ["parallel.tensor=2", "model.feed_forward=33"],
+            "feed_forward 33 can not be shared equally .* by 1$",
+        ),
+        (["parallel.sequence=true"], "parallel.sequence shares tokens among tensor ranks"),
+        (["parallel.tensors=2"], "tensors.*tensor"),
+        (["parallel.tensor=0"], "parallel.tensor"),
+    ],
+)
+def test_what_can_not_be_shared_is_refused_with_what_could(
+    small_recipe: Path, settings: list[str], words: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_recipe(read_recipe(small_recipe, settings), Recipe)
+    assert re.search(words, str(refused.value), re.DOTALL | re.MULTILINE)
+
+
+def test_ranks_that_form_no_whole_models_are_refused(small_recipe: Path) -> None:
+    read = parse_recipe(read_recipe(small_recipe, ["parallel.tensor=2"]), Recipe)
+    assert data_ranks(read, 6) == 3
+    with pytest.raises(
+        UserError, match=r"parallel.tensor 2: 3 rank\(s\) can not form models of 2 ranks each"
+    ):
+        data_ranks(read, 3)
