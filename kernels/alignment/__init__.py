@@ -34,9 +34,9 @@ from torch.distributed import ProcessGroup
 
 from kernels.alignment.pool import AlignmentLoss
 from kernels.alignment.reference import alignment_loss_reference
-from kernels.alignment.solution import solve
+from kernels.alignment.solution import Passes, solve
 from kernels.alignment.streaming import Streaming
-from kernels.implementation import choose
+from kernels.implementation import choose, triton_runs_on
 
 __all__ = ["AlignmentLoss", "alignment_loss"]
 
@@ -65,7 +65,12 @@ def alignment_loss(
     None is one process. Raises ValueError for shapes, dtypes, positives or widths that do not fit together.
     """
     _check(queries, keys, positives, inverse_temperature, query_groups, key_groups, weights, widths)
-    chosen = choose("alignment_loss", implementation, ("reference", "streaming"), "streaming")
+    on_gpu = queries.device.type == "cuda"
+    available = ["reference", "streaming"]
+    if triton_runs_on(queries.device) and queries.dtype != torch.float64:
+        available.append("triton")
+    best = "triton" if on_gpu and "triton" in available else "streaming"
+    chosen = choose("alignment_loss", implementation, available, best)
     of_pairs = (
         queries,
         keys,
@@ -80,7 +85,15 @@ def alignment_loss(
     with torch.autocast(queries.device.type, enabled=False):
         if chosen == "reference":
             return alignment_loss_reference(*of_pairs, *how)
-        return solve(Streaming(), *of_pairs, *how)
+        return solve(_passes(chosen), *of_pairs, *how)
+
+
+def _passes(chosen: str) -> Passes:
+    if chosen == "streaming":
+        return Streaming()
+    from kernels.alignment.fused_triton import Fused  # only here: Triton need not be installed
+
+    return Fused()
 
 
 def _check(

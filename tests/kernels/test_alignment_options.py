@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from kernels.alignment import alignment_loss
+from kernels.alignment.streaming import Streaming
 from tests.kernels.alignment_pools import Pool, assert_equal, make_pool, solve
 
 IMPLEMENTATIONS = ("reference", "streaming")
@@ -88,7 +89,7 @@ def test_streaming_prefixes_equal_reference(
 ) -> None:
     pool, options = make_pool(pairs, hard_negatives, groups), {"widths": WIDTHS, "additive_margin": 0.3}
     truth = solve(pool, scale, "reference", **options)
-    assert_equal(solve(pool, scale, "streaming", tile=(8, 5), **options), truth, tolerance=1e-10)
+    assert_equal(solve(pool, scale, Streaming((8, 5)), **options), truth, tolerance=1e-10)
 
 
 @pytest.mark.parametrize("widths", [None, WIDTHS], ids=["whole", "prefixes"])
@@ -97,7 +98,7 @@ def test_low_precision_prefixes_lose_only_the_rounding(widths: tuple[tuple[int, 
         pool = make_pool(40, 5)
         pool = pool._replace(queries=pool.queries.to(dtype).double(), keys=pool.keys.to(dtype).double())
         options = {"widths": widths, "additive_margin": 0.1}
-        result = solve(pool, 20.0, "streaming", dtype=dtype, tile=(16, 7), **options)
+        result = solve(pool, 20.0, Streaming((16, 7)), dtype=dtype, **options)
         truth = solve(pool, 20.0, "reference", **options)
         for name in ("rows", "columns"):
             torch.testing.assert_close(
@@ -138,8 +139,8 @@ def test_the_order_of_queries_and_of_keys_changes_nothing(
         pool.weights[of_queries],
     )
     before, after = (
-        solve(pool, scale, "streaming", tile=(4, 5)),
-        solve(moved, scale, "streaming", tile=(4, 5)),
+        solve(pool, scale, Streaming((4, 5))),
+        solve(moved, scale, Streaming((4, 5))),
     )
     expected = before._replace(
         rows=before.rows[of_queries],
@@ -154,7 +155,7 @@ def test_the_order_of_queries_and_of_keys_changes_nothing(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_twice_is_bitwise_the_same(dtype: torch.dtype) -> None:
     pool = make_pool(60, 9, width=32)
-    first, second = (solve(pool, 20.0, "streaming", dtype=dtype, tile=(16, 16)) for _ in range(2))
+    first, second = (solve(pool, 20.0, Streaming((16, 16)), dtype=dtype) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
