@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,27 @@ def test_activations_grow_with_the_microbatch_and_shrink_with_checkpointing(smal
     assert activations("batch.microbatch_tokens=2048") == 2 * activations()
     assert activations("precision=bf16") == activations() / 2
     assert activations("model.activation_checkpointing=true") == activations() / 17
+    assert activations("parallel.tensor=2") == pytest.approx(activations() * (10 + 24 / 2) / 34)
+    assert activations("parallel={tensor: 2, sequence: true}") == activations() / 2
+
+
+def test_a_tensor_rank_has_its_part_of_the_model(
+    small_recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = {}
+    for ranks in (1, 2):
+        raw = read_recipe(small_recipe, [f"parallel.tensor={ranks}", "model.width=2048"])
+        print_plan(parse_recipe(raw, Recipe), raw, sharding(3), Path("ds.json"), 2)
+        said[ranks] = capsys.readouterr().out
+    assert "2 rank(s) of 2 tensor ranks each" in said[2] and "tensor ranks" not in said[1]
+    whole, part = (
+        [line for line in text.splitlines() if line.startswith("  parameters")] for text in (said[1], said[2])
+    )
+    assert whole == part  # of the whole model
+    weights = [float(re.search(r"optimizer +([\d.]+)", text)[1]) for text in (said[1], said[2])]  # type: ignore[index]
+    assert weights[1] == pytest.approx(
+        weights[0] / 2, rel=0.1
+    )  # but for norms, positions and the dense layer of the head
 
 
 def test_it_prints_parameters_steps_and_budgets_and_makes_nothing(
