@@ -5,6 +5,10 @@ Each line is compared with the line beside it and with the one before that, by l
 numbers, signs, placeholders, and words that begin alike, the rarer the more. The difference of the two scores is added
 up along the file from wherever it was last below zero (the CUSUM of Page, 1954). Beside its own translation a line
 loses about two and a half a line, so the sum stays near zero; after a shift it grows as fast.
+
+A shift lasts to the end of the file, or to the next, so of a long file its beginning is looked at whole and then a
+part of every stretch: a shift that is undone within a stretch may be missed there. Shifts by several lines at once are
+not looked for.
 """
 
 from __future__ import annotations
@@ -26,17 +30,20 @@ from data.sources.places import side_by_side
 ALARM = 16.0
 DRIFT = 0.75  # taken off every line, so that text which fits nowhere does not add up
 MOST = 4.0  # what one line can say
+WHOLE = 200_000  # lines at the beginning of a file, all of which are looked at
+STRETCH, LOOKED_AT = 5_000, 250  # of each later stretch these many lines
 _BUCKETS = 1 << 16
 _WORDS = regex.compile(r"[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}\s]")
-_LONGEST = 1000  # characters of a line that are looked at
+_LONGEST = 400  # characters of a line that are looked at
 
 
 class Shift(NamedTuple):
     """Where a shift begins, and whether the second side lacks a line there (-1) or has one too many (1)."""
 
-    line: int  # about, counted from 1
+    line: int  # about, counted from 1; in a long file perhaps before it
     side: int
     seen: int  # lines from there to where it was certain
+    after: int  # the line up to which all was well
 
 
 class _Line(NamedTuple):
@@ -81,9 +88,17 @@ def find_shift(rows: Iterable[tuple[str, str]]) -> Shift | None:
     before: tuple[_Line, _Line] | None = None
     sums = {-1: 0.0, 1: 0.0}
     starts = {-1: 1, 1: 1}
+    begin = 1  # of the stretch
+    well = 0  # the line up to which all was well, of those before this stretch
     for number, (first, second) in enumerate(rows, start=1):
+        if number > WHOLE and number % STRETCH >= LOOKED_AT:
+            if before is not None:
+                before, well, sums = None, number - 1, {-1: 0.0, 1: 0.0}
+            continue
         if not first.strip() or not second.strip():
             continue
+        if before is None:
+            starts, begin = {-1: number, 1: number}, number
         here = scores.line(first, 0), scores.line(second, 1)
         if before is not None:
             length, shared = scores.of(*here)
@@ -96,7 +111,9 @@ def find_shift(rows: Iterable[tuple[str, str]]) -> Shift | None:
                 if not sums[side]:
                     starts[side] = number + 1
                 elif sums[side] > ALARM:
-                    return Shift(starts[side], side, number - starts[side] + 1)
+                    line = starts[side]
+                    after = well if line <= begin + 1 and well else line - 1
+                    return Shift(line, side, number - line + 1, after)
         before = here
     return None
 
@@ -110,9 +127,12 @@ def check_alignment(config: CorpusConfig, key: str) -> None:
         for other in others:
             found = find_shift(zip(_texts(first), _texts(other), strict=True))
             if found is not None:
+                where = f"at about line {found.line}"
+                if found.after < found.line - 1:
+                    where = f"between the lines {found.after} and {found.line}"
                 what = "lacks a line" if found.side < 0 else "has a line too many"
                 raise UserError(
-                    f"{key}: {first} and {other} slide apart at about line {found.line}: there the second file {what}"
+                    f"{key}: {first} and {other} slide apart {where}: there the second file {what}"
                     f" ({found.seen} lines fit better when moved by one). Mend the files; if they are right as they"
                     " are, set cleaning.alignment: false for this corpus"
                 )

@@ -104,6 +104,18 @@ def test_lines_that_fit_nowhere_or_are_all_alike_raise_no_alarm() -> None:
     assert find_shift([]) is None
 
 
+def test_in_a_long_file_a_part_of_every_stretch_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of("en", "de")
+    monkeypatch.setattr("data.sources.shifts.WHOLE", 400)
+    monkeypatch.setattr("data.sources.shifts.STRETCH", 200)
+    monkeypatch.setattr("data.sources.shifts.LOOKED_AT", 50)
+    assert find_shift(rows) is None
+    for at, after, line in ((300, 299, 301), (1010, 1009, 1011), (1130, 1049, 1200), (700, 649, 800)):
+        found = find_shift(shifted(rows, at, -1))
+        assert found is not None and found.side == -1
+        assert abs(found.after - after) <= 5 and abs(found.line - line) <= 5
+
+
 def test_a_shift_is_refused_with_its_line_unless_the_recipe_says_otherwise(
     configure: Callable[..., DataConfig], tmp_path: Path
 ) -> None:
