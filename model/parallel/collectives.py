@@ -6,13 +6,12 @@ the tensor is the sum of what the ranks hold.
     function      forward            backward
     spread        whole -> whole     partial -> whole   all-reduce      Megatron's f (Shoeybi et al., 2019)
     summed        partial -> whole   all-reduce         whole -> whole  Megatron's g
-    gathered      own -> whole       all-gather         partial -> own  reduce-scatter   (Korthikanti et al., 2022)
-    summed_own    partial -> own     reduce-scatter     own -> whole    all-gather
+    summed_own    partial -> own     reduce-scatter     own -> whole    all-gather       (Korthikanti et al., 2022)
     joined        own -> whole       all-gather         whole -> own    this rank's rows
 
-The first four enclose a part of the model that is cut over the ranks; what comes out of ``joined`` goes where every
-rank computes the same. At size 1 every one of them returns its argument. Rows lie in the first dimension, as many on
-every rank.
+The first three enclose a part of the model that is cut over the ranks, and so does the gather that stands before a
+column-parallel layer (linear.py); what comes out of ``joined`` goes where every rank computes the same. At size 1
+every one of them returns its argument. Rows lie in the first dimension, as many on every rank.
 """
 
 from __future__ import annotations
@@ -34,11 +33,6 @@ def spread(whole: Tensor, axis: Axis) -> Tensor:
 def summed(partial: Tensor, axis: Axis) -> Tensor:
     """(..., D) partial -> whole."""
     return partial if axis.size == 1 else _Summed.apply(partial, axis)
-
-
-def gathered(own: Tensor, axis: Axis) -> Tensor:
-    """(R / ranks, D) own -> (R, D) whole; each rank's use of it gives a part of its gradient."""
-    return own if axis.size == 1 else _Gathered.apply(own, axis)
 
 
 def summed_own(partial: Tensor, axis: Axis) -> Tensor:
@@ -106,17 +100,6 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
-
-
-class _Gathered(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, own: Tensor, axis: Axis) -> Tensor:
-        ctx.axis = axis
-        return all_gather(own, axis)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return reduce_scatter(gradients[0], ctx.axis), None
 
 
 class _SummedOwn(torch.autograd.Function):

@@ -10,11 +10,14 @@ before.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.parallel.collectives import gathered, spread, summed, summed_own
+from model.parallel.collectives import all_gather, reduce_scatter, spread, summed, summed_own
 from model.parallel.topology import Axis
 
 
@@ -30,8 +33,28 @@ class ColumnLinear(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(R, I), or (R / ranks, I) -> (R, O / ranks)."""
-        whole = gathered(hidden, self.axis) if self.rows else spread(hidden, self.axis)
-        return F.linear(whole, self.weight, self.bias)
+        if self.rows:
+            projected: Tensor = _GatheredLinear.apply(hidden, self.weight, self.bias, self.axis)
+            return projected
+        return F.linear(spread(hidden, self.axis), self.weight, self.bias)
+
+
+class _GatheredLinear(torch.autograd.Function):
+    """All-gather, then the linear layer. Kept for the backward are the rank's own rows; it gathers them again."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, weight: Tensor, bias: Tensor, axis: Axis) -> Tensor:
+        ctx.axis = axis
+        # The weight is saved as the parameter that it is: ZeRO-3 frees and refills its storage in between.
+        ctx.save_for_backward(own, weight)
+        return F.linear(all_gather(own, axis), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        own, weight = ctx.saved_tensors
+        whole = all_gather(own, ctx.axis)
+        return reduce_scatter(outer @ weight, ctx.axis), outer.T @ whole, outer.sum(0), None
 
 
 class RowLinear(nn.Module):

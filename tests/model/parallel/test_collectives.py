@@ -17,7 +17,6 @@ ROWS, WIDTH = 12, 3
 KINDS = {
     "spread": ("whole", "whole", "partial", "whole"),
     "summed": ("partial", "whole", "whole", "whole"),
-    "gathered": ("own", "whole", "partial", "own"),
     "summed_own": ("partial", "own", "own", "whole"),
     "joined": ("own", "whole", "whole", "own"),
 }  # in, out; gradient in, gradient out

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from model import pretraining
 from model.generation import Decoding
+from model.layout import make_layout
+from model.parallel.collectives import own_rows
 from model.parallel.plan import SPLITS, planned_split
 from model.parallel.split import split_of
 from model.parallel.topology import Axis
@@ -236,3 +238,42 @@ def test_layers_that_are_computed_twice_drop_the_same_again(sequence: bool) -> N
             torch.testing.assert_close(gradient, found[1][name], atol=1e-12, rtol=1e-12)
 
     run_on_ranks(of_rank, 2)
+
+
+@pytest.mark.ranks
+def test_what_is_kept_for_the_backward_is_shared_among_the_ranks() -> None:
+    """Of one layer, in rows of the stream times width: what dropout, norms and layers save, without weights."""
+    config = make_config(layers=1, dropout=0.1, feed_forward=128, width=32)
+    rows = 64
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, 32, generator=generator)
+    contexts = torch.tensor([rows])
+    layout = make_layout(
+        torch.full((rows,), 9), torch.tensor([0, rows]), contexts, pad_id=1, dtype=torch.float32
+    )
+
+    def kept(axis: Axis, sequence: bool) -> float:
+        model = PretrainingModel(config, tensor=axis, sequence=sequence)
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        found: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights and tensor.dim() < 4:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        own = own_rows(hidden, axis) if sequence else hidden
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = model.encoder.layers[0](own.clone().requires_grad_(), layout)
+        assert out.requires_grad
+        return sum(found.values()) / (4 * rows * 32)
+
+    def of_rank(group: Any) -> tuple[float, float]:
+        return kept(Axis.of(group), False), kept(Axis.of(group), True)
+
+    whole = kept(Axis(), False)
+    for shared, all_shared in run_on_ranks(of_rank, 2):
+        print(whole, shared, all_shared)
+        assert all_shared < shared < whole
+        assert all_shared <= 0.55 * whole
