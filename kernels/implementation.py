@@ -1,9 +1,9 @@
 """The one rule that chooses which implementation of an operation runs.
 
 Every operation offers some of ``reference`` (dense torch, the definition), ``streaming`` (torch, small in
-memory), ``triton``, ``cuda`` and ``native`` (the CUDA source built for the CPU by this machine's own compiler)
-under one public function. "auto" takes what the operation recommends and says so once; an explicit choice is taken
-or refused, never replaced.
+memory), ``triton``, ``cuda``, ``native`` (the CUDA source built for the CPU by this machine's own compiler) and
+``torch`` (a fused function of torch's own) under one public function. "auto" takes what the operation recommends
+and says so once; an explicit choice is taken or refused, never replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Literal, get_args
 
 import torch
 
-Implementation = Literal["auto", "reference", "streaming", "triton", "cuda", "native"]
+Implementation = Literal["auto", "reference", "streaming", "triton", "cuda", "native", "torch"]
 
 logger: Final = logging.getLogger(__name__)
 _taken_by_auto: dict[str, str] = {}

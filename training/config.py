@@ -121,7 +121,7 @@ class KernelsConfig(Section):
     alignment: Literal["auto", "reference", "streaming", "triton"] = "auto"
     margin: Literal["auto", "reference", "streaming", "triton", "cuda", "native"] = "auto"
     in_batch_margin: Literal["auto", "reference", "streaming", "triton"] = "auto"
-    vocabulary: Literal["auto", "reference", "streaming", "triton"] = "auto"
+    vocabulary: Literal["auto", "reference", "streaming", "triton", "torch"] = "auto"
 
 
 class RetrievalConfig(Section):

@@ -54,6 +54,10 @@ def vocabulary_loss(
 
     With ``ranks`` the table and bias are this rank's ceil(``vocabulary`` / ranks) rows; ``targets`` name ids
     of the whole vocabulary. ``vocabulary`` None counts every row of every rank.
+
+    Beside the dense ``reference`` and the tiled ``streaming`` and ``triton`` there is ``torch``, torch's own
+    function in chunks of rows, where it is exact. Raises ValueError for shapes or dtypes that do not fit together
+    and ImplementationUnavailable for an implementation that can not run here.
     """
     if hidden.ndim != 2 or table.ndim != 2 or hidden.shape[1] != table.shape[1]:
         raise ValueError(
@@ -73,7 +77,7 @@ def vocabulary_loss(
     chosen = choose(
         "vocabulary_loss",
         implementation,
-        ("reference", "streaming", *(["triton"] if with_triton else [])),
+        ("reference", "streaming", "torch", *(["triton"] if with_triton else [])),
         "triton" if with_triton and hidden.device.type == "cuda" else "streaming",
     )
     with torch.autocast(hidden.device.type, enabled=False):
@@ -88,4 +92,8 @@ def _named(implementation: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, Sha
         from kernels.vocabulary.fused_triton import vocabulary_loss_triton
 
         return vocabulary_loss_triton
+    if implementation == "torch":
+        from kernels.vocabulary.torch_chunks import vocabulary_loss_torch
+
+        return vocabulary_loss_torch
     return vocabulary_loss_streaming

@@ -14,7 +14,7 @@ from torch import Tensor
 from kernels.vocabulary.shard import Shard
 from kernels.vocabulary.tiles import Pointwise, TiledVocabularyLoss, cut_of
 
-STRIP_BYTES = 2**20  # for each thread of a CPU; more of them, and the threads wait for each other too often
+STRIP_BYTES = 2**21  # for each thread of a CPU; with smaller ones the threads wait for each other too often
 STRIP_BYTES_OF_DEVICE = 2**26
 
 

@@ -34,7 +34,7 @@ TILE_ROWS = 8192
 # Of logits in the inputs' dtype. A CPU's products need no more; a GPU's are launched fewer times.
 TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
 ALIGNED = 64  # columns of a tile are a multiple, so that its rows begin where wide loads can
-KEPT_BYTES = 128 * 2**20  # of logits that are not made twice
+KEPT_BYTES = 64 * 2**20  # of logits that are not made twice
 
 
 class Pointwise(NamedTuple):
@@ -74,19 +74,21 @@ def cut_of(
     *,
     tile_rows: int = TILE_ROWS,
     tile_bytes: int | None = None,
-    kept_bytes: int = KEPT_BYTES,
+    kept_bytes: int | None = None,
 ) -> Cut:
-    """Return the cut whose tiles have at most ``tile_bytes`` (at least one logit), None for the device's."""
+    """Return the cut whose tiles have at most ``tile_bytes`` (at least one logit), and keep ``kept_bytes`` of them.
+
+    None stands for TILE_BYTES of the device and for KEPT_BYTES.
+    """
+    kept_bytes = KEPT_BYTES if kept_bytes is None else kept_bytes
     if tile_bytes is None:
         tile_bytes = TILE_BYTES.get(hidden.device.type, TILE_BYTES["cuda"])
     rows = max(1, min(len(hidden), tile_rows))
     columns = max(1, min(shard.counted, tile_bytes // (rows * hidden.element_size())))
     columns -= columns % ALIGNED if columns > ALIGNED else 0
     tiles = -(-len(hidden) // rows) * -(-shard.counted // columns)
-    wanted = torch.is_grad_enabled()
-    return Cut(
-        rows, columns, min(tiles, kept_bytes // (rows * columns * hidden.element_size())) if wanted else 0
-    )
+    kept = min(tiles, kept_bytes // (rows * columns * hidden.element_size()))
+    return Cut(rows, columns, kept if torch.is_grad_enabled() else 0)
 
 
 class TiledVocabularyLoss(torch.autograd.Function):

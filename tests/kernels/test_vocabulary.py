@@ -13,8 +13,9 @@ from kernels.implementation import ImplementationUnavailable
 from kernels.vocabulary import VocabularyLoss, vocabulary_loss
 from kernels.vocabulary.shard import Shard
 from kernels.vocabulary.streaming import vocabulary_loss_streaming
+from kernels.vocabulary.torch_chunks import vocabulary_loss_torch
 
-IMPLEMENTATIONS = ("reference", "streaming")
+IMPLEMENTATIONS = ("reference", "streaming", "torch")
 
 
 class Case(NamedTuple):
@@ -78,12 +79,12 @@ def test_reference_is_minus_the_log_of_the_targets_share() -> None:
         assert bool(correct[row]) == (max(range(5), key=scores.__getitem__) == target)
 
 
-TILES = [((1, 1), 0), ((1, 1000), 2), ((5, 3), 4), ((10_000, 3), 1), ((16, 10_000), 1), ((10_000, 10_000), 0)]
+TILES = [((4, 2), 0), ((1, 1000), 2), ((5, 3), 4), ((10_000, 3), 1), ((16, 10_000), 1), ((10_000, 10_000), 0)]
 
 
 @pytest.mark.parametrize(("tile", "kept"), TILES, ids=str)
 def test_streaming_passes_gradcheck(tile: tuple[int, int], kept: int) -> None:
-    given = case(13, 7, 3, torch.float64)
+    given = case(6, 7, 2, torch.float64)
 
     def losses(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
         return streaming(given._replace(hidden=hidden, table=table, bias=bias), tile, kept).losses
@@ -130,6 +131,35 @@ def test_streaming_is_as_exact_as_dense_torch_in_low_precision(
     ):
         assert value.dtype == dtype
         assert relative_error(value, true) <= 1.5 * relative_error(of_dense, true) + floor
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("positions", "vocabulary", "width"), [(1, 2, 1), (13, 37, 8), (64, 515, 24)])
+def test_torchs_own_function_is_exact_with_a_weight_for_each_position(
+    positions: int, vocabulary: int, width: int, dtype: torch.dtype
+) -> None:
+    given = case(positions, vocabulary, width, dtype)
+    hidden, table, bias = (part.detach().double().requires_grad_() for part in given[:3])
+    exact = Case(hidden, table, bias, given.targets, given.weights)
+    truth, dense = reference(exact), reference(given)
+    shard = Shard(0, vocabulary, None)
+    losses, correct = vocabulary_loss_torch(*given[:4], shard, chunk_bytes=5 * vocabulary * dtype.itemsize)
+    assert torch.equal(correct, truth.correct) and losses.dtype == dtype
+    floor = 1e-6 if dtype == torch.float32 else 1e-12
+    assert relative_error(losses, truth.losses) <= floor
+    for value, of_dense, true in zip(
+        gradients(losses, given), gradients(dense.losses, given), gradients(truth.losses, exact), strict=True
+    ):
+        assert relative_error(value, true) <= 1.5 * relative_error(of_dense, true) + floor
+
+
+def test_torchs_own_function_is_refused_where_it_is_not_exact() -> None:
+    given = case(4, 6, 3, torch.bfloat16)
+    with pytest.raises(ImplementationUnavailable, match="rounds the losses of torch.bfloat16.*'streaming'"):
+        vocabulary_loss(*given[:4], implementation="torch")
+    given = case(4, 6, 3, torch.float32)
+    with pytest.raises(ImplementationUnavailable, match="the whole table on each rank"):
+        vocabulary_loss_torch(*given[:4], Shard(0, 3, None))
 
 
 def test_losses_are_not_rounded_to_bfloat16() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kernels import implementation
+from kernels.vocabulary import streaming, tiles
 from tests.training.golden import read_golden
 from tests.training.runs import WITHOUT_EVALUATION, numbers, train
 from training import dry_batch
@@ -29,6 +31,25 @@ def test_dense_losses_give_the_golden_curve(small_recipe: Path, tmp_path: Path) 
         dry_batch.taken_by_auto = watched
 
     train(small_recipe, tmp_path, WITHOUT_EVALUATION, REFERENCE, probe=nothing_is_left_to_auto)
+    for step, golden in zip(numbers(tmp_path / "small"), read_golden(), strict=True):
+        assert {name: step[name] for name in golden} == pytest.approx(golden, rel=1e-4)
+
+
+def test_logits_that_are_made_again_in_the_backward_find_a_table_that_zero3_has_whole(
+    small_recipe: Path, tmp_path: Path
+) -> None:
+    def many_tiles() -> None:
+        tiles.KEPT_BYTES, tiles.TILE_ROWS, tiles.TILE_BYTES = 0, 64, {"cpu": 2**16, "cuda": 2**16}
+        cut_of = tiles.cut_of
+
+        def watched(*arguments: Any, **limits: Any) -> tiles.Cut:
+            cut = cut_of(*arguments, **limits)
+            assert cut.kept == 0 and cut.columns <= 2**16
+            return cut
+
+        streaming.cut_of = watched
+
+    train(small_recipe, tmp_path, WITHOUT_EVALUATION, ranks=2, stage=3, probe=many_tiles)
     for step, golden in zip(numbers(tmp_path / "small"), read_golden(), strict=True):
         assert {name: step[name] for name in golden} == pytest.approx(golden, rel=1e-4)
 
