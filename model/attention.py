@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 from model.layout import Bucket, Layout, Segments, VariableLengthLayout
 
@@ -141,6 +140,13 @@ def _variable_length(projected: Tensor, layout: VariableLengthLayout) -> Tensor:
         for call in layout.calls
     ]
     return torch.cat(outputs)[layout.places]
+
+
+def varlen_attn(*arguments: Any) -> Any:
+    """torch's kernel; imported at its first call, since it brings torch's compiler, which only a GPU needs."""
+    from torch.nn.attention.varlen import varlen_attn as kernel
+
+    return kernel(*arguments)
 
 
 def _call(queries: Tensor, keys: Tensor, values: Tensor, call: Segments) -> Tensor:

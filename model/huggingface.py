@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import pydantic
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import EncoderConfig
@@ -29,8 +28,17 @@ from model.huggingface_names import (
     from_theirs,
     to_theirs,
 )
+from model.tensor_file import TensorFile, TensorFileError, pieces, write_tensors
 
-__all__ = ["ModelError", "ReopenedOutputs", "load_weights", "read_config", "reopened_outputs", "write_folder"]
+__all__ = [
+    "ModelError",
+    "ReopenedOutputs",
+    "load_weights",
+    "read_config",
+    "read_weights",
+    "reopened_outputs",
+    "write_folder",
+]
 
 # tokenizer_config.json is copied too, with the length at which texts are cut.
 _TOKENIZER_FILES = (
@@ -83,10 +91,15 @@ def load_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> dict[
     the temperature is never there, and a folder without a masked-token head gives none. Both then keep their
     initial values, and ``load_state_dict`` reports them as missing.
     """
+    return dict(read_weights(folder, config))
+
+
+def read_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> Iterator[tuple[str, Tensor]]:
+    """What ``load_weights`` returns, one at a time: no more than two are in memory."""
     folder = Path(folder)
     family = _family(_read_json(folder / "config.json"), folder / "config.json")
     try:
-        return from_theirs(_read_tensors(folder), family, config)
+        yield from from_theirs(_Tensors(folder), family, config)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
 
@@ -98,7 +111,7 @@ def write_folder(
     *,
     tokenizer_folder: str | os.PathLike[str],
     maximum_tokens: int,
-    max_shard_size: str = "5GB",
+    max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Write a Hugging Face and sentence-transformers folder of a ``PretrainingModel``'s weights.
 
@@ -120,7 +133,7 @@ def write_folder(
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_transformers(weights, config, partial, max_shard_size)
+    _write_transformers(weights, config, partial, max_shard_bytes)
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, partial / name)
@@ -128,7 +141,7 @@ def write_folder(
     _write_json(partial / "tokenizer_config.json", tokenizer)
     _write_sentence_transformers(config, partial, maximum_tokens)
     for path in partial.rglob("*"):
-        path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors makes its files private
+        path.chmod(0o755 if path.is_dir() else 0o644)
     if folder.exists():
         folder.rmdir()
     partial.rename(folder)
@@ -139,48 +152,71 @@ class ReopenedOutputs(NamedTuple):
 
     token_ids: list[list[int]]  # N, special tokens included
     hidden: Tensor  # (T, D)
-    logits: Tensor  # (T, V)
+    logits: Tensor  # (T or fewer, V)
     sentence_vectors: Tensor  # (N, D), unit length
 
 
 def reopened_outputs(
-    folder: str | os.PathLike[str], texts: Sequence[str], maximum_tokens: int, *, texts_at_once: int = 16
+    folder: str | os.PathLike[str],
+    texts: Sequence[str],
+    maximum_tokens: int,
+    *,
+    texts_at_once: int = 16,
+    logits_at: Tensor | None = None,
 ) -> ReopenedOutputs:
     """Open a written folder as anybody would, with transformers, and run ``texts`` in padded batches.
 
-    Vectors are pooled as its modules.json says, by hand: sentence-transformers is not needed to train.
+    Vectors are pooled as its modules.json says, by hand: sentence-transformers is not needed to train. With
+    ``logits_at`` the logits are those of these tokens of the T: of all of them they can be larger than the model.
+    The model is in memory once, not once without and once with its head.
     """
     from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     opening = {"local_files_only": True, "dtype": torch.float32}
-    with _quiet_transformers():
-        encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, **opening).eval()
-        with_head = AutoModelForMaskedLM.from_pretrained(folder, **opening).eval()
-    ids, hidden, logits, vectors = [], [], [], []
-    for first in range(0, len(texts), texts_at_once):
-        batch = tokenizer(
+    batches = [
+        tokenizer(
             list(texts[first : first + texts_at_once]),
             padding=True,
             truncation=True,
             max_length=maximum_tokens,
             return_tensors="pt",
         )
+        for first in range(0, len(texts), texts_at_once)
+    ]
+    with _quiet_transformers():
+        encoder = AutoModel.from_pretrained(folder, add_pooling_layer=False, **opening).eval()
+    ids, hidden, vectors = [], [], []
+    for batch in batches:
         there = batch["attention_mask"].bool()
         with torch.no_grad():
             states = encoder(**batch).last_hidden_state
-            logits.append(with_head(**batch).logits[there])
         ids += [row[mask].tolist() for row, mask in zip(batch["input_ids"], there, strict=True)]
         hidden.append(states[there])
         means = torch.stack([row[mask].mean(0) for row, mask in zip(states, there, strict=True)])
         vectors.append(torch.nn.functional.normalize(means, dim=-1))
-    return ReopenedOutputs(ids, torch.cat(hidden), torch.cat(logits), torch.cat(vectors))
+    del encoder
+    with _quiet_transformers():
+        with_head = AutoModelForMaskedLM.from_pretrained(folder, **opening).eval()
+    with torch.no_grad():
+        states = torch.cat(
+            [
+                with_head.base_model(**batch).last_hidden_state[batch["attention_mask"].bool()]
+                for batch in batches
+            ]
+        )
+        logits = with_head.lm_head(states if logits_at is None else states[logits_at])
+    return ReopenedOutputs(ids, torch.cat(hidden), logits, torch.cat(vectors))
 
 
 def _write_transformers(
-    weights: dict[str, Tensor], config: EncoderConfig, folder: Path, max_shard_size: str
+    weights: dict[str, Tensor], config: EncoderConfig, folder: Path, max_shard_bytes: int
 ) -> None:
-    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+    """config.json and the weights, in as many files as they need, with an index if there are several.
+
+    Written here and not by transformers' save_pretrained, which needs the model's own code in memory.
+    """
+    from transformers import XLMRobertaConfig
 
     theirs = XLMRobertaConfig(
         vocab_size=config.vocabulary_size,
@@ -198,14 +234,27 @@ def _write_transformers(
         pad_token_id=config.pad_id,
         bos_token_id=0,
         eos_token_id=2,
+        architectures=["XLMRobertaForMaskedLM"],
+        dtype=weights["lm_head.bias"].dtype,
     )
-    with torch.device("meta"):
-        model = XLMRobertaForMaskedLM(theirs).to(weights["lm_head.bias"].dtype)
-    expected = {name for name in model.state_dict() if not name.startswith("lm_head.decoder")}
-    if expected != set(weights):
-        raise ModelError(f"transformers expects other weights: {sorted(expected ^ set(weights))}")
-    with _quiet_transformers():
-        model.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+    theirs.save_pretrained(folder)
+    files: list[list[str]] = [[]]
+    for name, tensor in weights.items():
+        if files[-1] and sum(weights[other].nbytes for other in files[-1]) + tensor.nbytes > max_shard_bytes:
+            files.append([])
+        files[-1].append(name)
+    where: dict[str, str] = {}
+    for number, names in enumerate(files, 1):
+        file = (
+            "model.safetensors" if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        )
+        shapes = {name: (weights[name].dtype, tuple(weights[name].shape)) for name in names}
+        chunks = ((name, piece) for name in names for piece in pieces(weights[name]))
+        write_tensors(folder / file, shapes, chunks, {"format": "pt"})
+        where |= dict.fromkeys(names, file)
+    if len(files) > 1:
+        total = {"total_size": sum(tensor.nbytes for tensor in weights.values())}
+        _write_json(folder / "model.safetensors.index.json", {"metadata": total, "weight_map": where})
 
 
 @contextmanager
@@ -292,27 +341,49 @@ def _family(values: Mapping[str, Any], path: Path) -> str:
     return str(family)
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Name and tensor of every weight in the folder's safetensors, in one file or in shards."""
+class _Tensors(Mapping[str, Tensor]):
+    """Every weight in the folder's safetensors, in one file or in shards; read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files: dict[str, TensorFile] = {}
+        for shard in _shards(folder):
+            try:
+                file = TensorFile(folder / shard)
+            except TensorFileError as error:
+                raise ModelError(
+                    f"{shard} can not be read: {error}; copy the model's folder again"
+                ) from error
+            self._files |= dict.fromkeys(file.entries, file)
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return self._files[name].read(name)
+        except (OSError, TensorFileError) as error:
+            raise ModelError(f"{name} can not be read: {error}; copy the model's folder again") from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _shards(folder: Path) -> list[str]:
+    """The names of the folder's safetensors files."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-    elif (folder / "model.safetensors").exists():
-        shards = ["model.safetensors"]
-    else:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        if pickles:
-            raise ModelError(
-                f"it holds its weights as {pickles[0]}, which can run code when it is opened and is not "
-                "read; convert it where you trust it: AutoModel.from_pretrained(F).save_pretrained(F) "
-                "writes model.safetensors"
-            )
-        raise ModelError("it holds no model.safetensors; give the folder of a Hugging Face model")
-    tensors: dict[str, Tensor] = {}
-    for shard in shards:
-        try:
-            with safe_open(folder / shard, framework="pt") as opened:
-                tensors |= {name: opened.get_tensor(name) for name in opened.keys()}
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{shard} can not be read: {error}; copy the model's folder again") from error
-    return tensors
+        strange = [shard for shard in shards if Path(shard).name != shard]
+        if strange:
+            raise ModelError(f"{index.name} names {strange[0]}, which is no file of the folder")
+        return shards
+    if (folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise ModelError(
+            f"it holds its weights as {pickles[0]}, which can run code when it is opened and is not "
+            "read; convert it where you trust it: AutoModel.from_pretrained(F).save_pretrained(F) "
+            "writes model.safetensors"
+        )
+    raise ModelError("it holds no model.safetensors; give the folder of a Hugging Face model")

@@ -10,7 +10,7 @@ head                                     lm_head                                
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -55,59 +55,64 @@ def _modules(config: EncoderConfig) -> dict[str, str]:
     return _EMBEDDING | layers
 
 
-def from_theirs(tensors: Mapping[str, Tensor], family: str, config: EncoderConfig) -> dict[str, Tensor]:
-    """Rename the tensors of a ``family`` checkpoint; ModelError where one is missing or of another shape.
+def from_theirs(
+    tensors: Mapping[str, Tensor], family: str, config: EncoderConfig
+) -> Iterator[tuple[str, Tensor]]:
+    """Rename the tensors of a ``family`` checkpoint, one after the other; ModelError where one is missing or of
+    another shape.
 
     What has no place in ours is left out (a pooler, a classifier), and the head where there is none.
     """
-    source = {_plain(name, _PREFIX[family]): tensor for name, tensor in tensors.items()}
+    source = {_plain(name, _PREFIX[family]): name for name in tensors}
     width, inner = config.width, config.feed_forward
     weights = {".inner": (inner, width), ".outer": (width, inner), ".output": (width, width)}
-    state: dict[str, Tensor] = {}
 
     def take(name: str, *shape: int) -> Tensor:
         if name not in source:
             raise ModelError(f"the weights hold no {name}; are all files of the model there?")
-        found = tuple(source[name].shape)
-        if found != shape:
-            raise ModelError(f"{name} is {found}, the configuration says {shape}")
-        return source[name].float()
+        found = tensors[source[name]]
+        if tuple(found.shape) != shape:
+            raise ModelError(f"{name} is {tuple(found.shape)}, the configuration says {shape}")
+        return found.float()
 
-    def take_module(ours: str, theirs: str, weight: tuple[int, ...]) -> None:
-        state[f"{ours}.weight"] = take(f"{theirs}.weight", *weight)
-        state[f"{ours}.bias"] = take(f"{theirs}.bias", weight[0])
+    def module(ours: str, theirs: str, weight: tuple[int, ...]) -> Iterator[tuple[str, Tensor]]:
+        yield f"{ours}.weight", take(f"{theirs}.weight", *weight)
+        yield f"{ours}.bias", take(f"{theirs}.bias", weight[0])
 
-    word = take("embeddings.word_embeddings.weight", config.vocabulary_size, width)
-    state["encoder.embedding.word.weight"] = word
+    table = "embeddings.word_embeddings.weight", config.vocabulary_size, width
+    yield "encoder.embedding.word.weight", take(*table)
     unused_rows = FIRST_POSITION if family == "bert" else 0
     rows = take("embeddings.position_embeddings.weight", config.positions - unused_rows, width)
     positions = torch.cat([rows.new_zeros(unused_rows, width), rows])
     types = "embeddings.token_type_embeddings.weight"
     if types in source:
         # Every token of ours is of type 0, and every token has a position: one table holds both.
-        positions = positions + take(types, len(source[types]), width)[0]
-    state["encoder.embedding.position.weight"] = positions
+        positions = positions + take(types, len(tensors[source[types]]), width)[0]
+    yield "encoder.embedding.position.weight", positions
 
     for ours, theirs in _modules(config).items():
-        take_module(ours, theirs, weights.get(ours[ours.rindex(".") :], (width,)))
+        yield from module(ours, theirs, weights.get(ours[ours.rindex(".") :], (width,)))
     for n in range(config.layers):
         parts = [f"encoder.layer.{n}.attention.self.{part}" for part in _PROJECTION]
         ours = f"encoder.layers.{n}.attention.projection"
-        state[f"{ours}.weight"] = torch.cat([take(f"{part}.weight", width, width) for part in parts])
-        state[f"{ours}.bias"] = torch.cat([take(f"{part}.bias", width) for part in parts])
+        yield f"{ours}.weight", torch.cat([take(f"{part}.weight", width, width) for part in parts])
+        yield f"{ours}.bias", torch.cat([take(f"{part}.bias", width) for part in parts])
 
     head = _HEAD[family]
     if head["bias"] in source:
-        take_module("head.dense", head["dense"], (width, width))
-        take_module("head.norm", head["norm"], (width,))
-        state["head.bias"] = take(head["bias"], config.vocabulary_size)
+        yield from module("head.dense", head["dense"], (width, width))
+        yield from module("head.norm", head["norm"], (width,))
+        bias = take(head["bias"], config.vocabulary_size)
+        yield "head.bias", bias
         decoder = head["bias"].replace("bias", "decoder")
-        for copied, original in ((f"{decoder}.weight", word), (f"{decoder}.bias", state["head.bias"])):
-            if copied in source and not torch.equal(take(copied, *original.shape), original):
+        for copied, original in (
+            (f"{decoder}.weight", lambda: take(*table)),
+            (f"{decoder}.bias", lambda: bias),
+        ):
+            if copied in source and not torch.equal(take(copied, *original().shape), original()):
                 raise ModelError(
                     f"{copied} differs from the token table; this encoder's output table is tied to it"
                 )
-    return state
 
 
 def to_theirs(state_dict: Mapping[str, Tensor], config: EncoderConfig) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ from training.run_folder import RECIPE_FILE
 PARITY_FILE = "parity.json"
 TOLERANCE = 1e-4  # float32 against float32, vectors of unit length and logits of size about 10
 _SENTENCES = 64
+_AT_ONCE = 8
+_LOGITS = 64  # tokens of them whose logits are compared
 # Written out in a text they are plain text to us and special tokens to transformers; such texts prove nothing.
 _SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -66,6 +68,8 @@ def load_run(path: Path) -> SavedRun:
 
 def export(run: SavedRun, out: Path) -> dict[str, float]:
     """Write the folder ``out`` and its parity.json; returns the largest differences.
+
+    The memory of ``run.model`` is given back before what was written is opened: the model is in memory once.
 
     Raises:
         UserError: the folder exists and is not an export, or what was reopened differs from the training model.
@@ -121,22 +125,36 @@ def parity(run: SavedRun, folder: Path) -> dict[str, float]:
     texts = [corpus.text(segment) for segment in chosen]
     tokenizer = Tokenizer.open(run.store.tokenizer_folder)
     material = Material(tokenizer, None, run.store.languages, run.recipe.maximum_tokens)
-    batch = sentence_batch([corpus.ids(segment) for segment in chosen], material)
+    ids = [corpus.ids(segment) for segment in chosen]
+    batches = [
+        sentence_batch(ids[first : first + _AT_ONCE], material) for first in range(0, len(ids), _AT_ONCE)
+    ]
+    tokens = sum(len(batch.token_ids) for batch in batches)
+    sample = torch.linspace(
+        0, tokens - 1, min(_LOGITS, tokens)
+    ).long()  # of all, logits can outgrow the model
     with torch.no_grad():
-        hidden = run.model.encoder(
-            batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths
+        hidden = torch.cat([
+            run.model.encoder(
+                batch.token_ids, batch.position_ids, batch.document_starts, batch.context_lengths
+            )
+            for batch in batches
+        ])  # fmt: skip
+        vectors = torch.cat(
+            [run.model(batch, sentence_vectors_only=True).sentence_vectors for batch in batches]
         )
-        vectors = run.model(batch, sentence_vectors_only=True).sentence_vectors
-        logits = run.model.head.logits(hidden, run.model.encoder.embedding.word.weight)
-    ids = [
-        batch.token_ids[start:end]
+        logits = run.model.head.logits(hidden[sample], run.model.encoder.embedding.word.weight)
+    own = [
+        batch.token_ids[start:end].tolist()
+        for batch in batches
         for start, end in zip(batch.document_starts[:-1], batch.document_starts[1:], strict=True)
     ]
-    reopened = reopened_outputs(folder, texts, run.recipe.maximum_tokens)
+    run.model.to("meta")
+    reopened = reopened_outputs(
+        folder, texts, run.recipe.maximum_tokens, texts_at_once=_AT_ONCE, logits_at=sample
+    )
     return {
-        "token_ids": float(
-            any(mine.tolist() != theirs for mine, theirs in zip(ids, reopened.token_ids, strict=True))
-        ),
+        "token_ids": float(own != reopened.token_ids),
         "hidden": _largest(hidden, reopened.hidden),
         "logits": _largest(logits, reopened.logits),
         "sentence_vectors": _largest(vectors, reopened.sentence_vectors),

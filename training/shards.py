@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,7 +132,10 @@ class Shards:
     def whole(self, name: str, kind: str) -> Tensor:
         """One tensor of a parameter, put together from all tensor and data ranks."""
         cut = Cut(self.cuts[name].shape)
-        tensor = torch.empty(cut.elements, dtype=self.kinds[kind])
+        dtype = self.kinds[kind]
+        # A mapping of its own goes back to the system when the tensor is freed; the heap would keep some of it.
+        room = mmap.mmap(-1, max(1, cut.elements * dtype.itemsize))
+        tensor = torch.frombuffer(room, dtype=dtype, count=cut.elements) if cut.elements else torch.empty(0)
         self.fill(Held(name, cut, 0, {kind: tensor}))
         return tensor.view(cut.shape)
 

@@ -215,7 +215,7 @@ def test_exported_folder_is_complete_readable_by_all_and_sharded_on_request(
         folder,
         tokenizer_folder=tokenizer_folder,
         maximum_tokens=64,
-        max_shard_size="20KB",
+        max_shard_bytes=20_000,
     )
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
