@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data.back_translation import BackTranslationConfig
 from data.config import DataConfig
@@ -26,7 +26,7 @@ from data.teaching import Taught
 from data.tokenizer import Tokenizer
 from model.config import EncoderConfig
 from model.generation import Decoding
-from model.huggingface import ModelError, load_weights, read_config
+from model.huggingface import ModelError, read_config, read_weights
 from model.parallel.split import split_of
 from model.parallel.topology import Axis
 from model.pretraining import PretrainingModel
@@ -200,13 +200,18 @@ def build_model(
     fresh: list[str] = []
     if recipe.model.start_from is not None:
         try:
-            weights: dict[str, Tensor] = load_weights(Path(recipe.model.start_from), config)
+            fresh = _start_from(Path(recipe.model.start_from), model, tensor)
         except ModelError as error:
             raise UserError(str(error)) from None
-        for name, parameter in model.named_parameters():
-            split = split_of(parameter)
-            if split is not None and name in weights:
-                weights[name] = split.take(weights[name], tensor.rank, tensor.size)
-        outcome: Any = model.load_state_dict(weights, strict=False)
-        fresh = [name for name in outcome.missing_keys if not name.startswith("temperature")]
     return model, fresh
+
+
+@torch.no_grad()
+def _start_from(folder: Path, model: PretrainingModel, tensor: Axis) -> list[str]:
+    """Fill ``model`` with what the folder holds, a tensor at a time; the names of what it did not hold."""
+    parameters = dict(model.named_parameters())
+    for name, whole in read_weights(folder, model.config):
+        parameter = parameters.pop(name)
+        split = split_of(parameter)
+        parameter.copy_(whole if split is None else split.take(whole, tensor.rank, tensor.size))
+    return [name for name in parameters if not name.startswith("temperature")]

@@ -110,7 +110,7 @@ def save(
             "format": FORMAT,
             "step": step,
             "ranks": world.processes,
-            "tensor_ranks": engine.tensor_ranks,
+            "tensor_ranks": world.tensor.size,
             "zero_stage": engine.stage,
             "fingerprints": {"store": state.get("store"), **state.get("taught", {})},
             "engine": engine.counts(),

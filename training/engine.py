@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data.recipe import UserError
 from model.generation import Decoding
-from model.parallel.split import Split, split_of
+from model.parallel.split import split_of, whole_shape
 from model.parallel.topology import Axis, Topology
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 from model.tensor_file import Sealed
@@ -141,8 +141,6 @@ class Engine:
         self._bare = self.stage == 0 and not sharding["bf16"]["enabled"]
         if self.stage == 0 and not self._bare:
             _begin_anew(self._engine.optimizer)
-        self.tensor_rank, self.tensor_ranks = world.tensor.rank, world.tensor.size
-        self.data_rank, self.data_ranks = world.rank, world.ranks
         self.cuts = {name: self._cut(parameter) for name, parameter in self._engine.module.named_parameters()}
 
     def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
@@ -255,27 +253,25 @@ class Engine:
 
     def _own(self) -> Iterator[Held]:
         """``_held`` without what another rank, which has it too, writes."""
-        held = [one for one in self._held() if one.cut.split is not None or self.tensor_rank == 0]
+        held = [one for one in self._held() if one.cut.split is not None or self.world.tensor.rank == 0]
         if self.stage > 0:
             yield from held
             return
         # Every data rank has everything: each writes an equal share.
         sizes = [next(iter(one.tensors.values())).numel() for one in held]
-        for one, (start, elements) in zip(held, shares(sizes, self.data_ranks, self.data_rank), strict=True):
+        for one, (start, elements) in zip(
+            held, shares(sizes, self.world.data.size, self.world.data.rank), strict=True
+        ):
             if elements:
                 tensors = {kind: tensor[start : start + elements] for kind, tensor in one.tensors.items()}
                 yield Held(one.name, one.cut, one.start + start, tensors)
 
     def _cut(self, parameter: Tensor) -> Cut:
         """How this rank's ``parameter`` is cut from the whole."""
-        shape = tuple(
-            getattr(parameter, "ds_shape", parameter.shape)
-        )  # ZeRO-3 leaves its shards without shape
-        split = getattr(parameter, "tensor_split", None)
-        if not isinstance(split, Split):  # a tensor has a method of that name
-            return Cut(shape)
-        whole = (*shape[: split.dimension], split.size, *shape[split.dimension + 1 :])
-        return Cut(whole, split, self.tensor_rank, self.tensor_ranks)
+        split = split_of(parameter)
+        if split is None:
+            return Cut(whole_shape(parameter))
+        return Cut(whole_shape(parameter), split, self.world.tensor.rank, self.world.tensor.size)
 
 
 def _begin_anew(optimizer: Any) -> None:

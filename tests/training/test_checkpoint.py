@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.recipe import UserError
+from model.parallel.topology import Axis
 from model.tensor_file import Sealed, TensorFile
 from tests.training.runs import WITHOUT_EVALUATION, digests, numbers, train
 from training import checkpoint
@@ -137,11 +138,11 @@ def test_a_folder_that_is_neither_run_nor_checkpoint_is_refused(tmp_path: Path) 
 class FakeEngine:
     """Writes one small tensor; the ranks are one."""
 
-    stage, tensor_ranks = 1, 1
+    stage = 1
     cuts: ClassVar[dict[str, Cut]] = {"weight": Cut((3,))}
 
     class world:
-        first, process, processes = True, 0, 1
+        first, process, processes, tensor = True, 0, 1, Axis()
 
     def save(self, path: Path) -> Sealed:
         tensors = dict.fromkeys(STATES, torch.arange(3.0))

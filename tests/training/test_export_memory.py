@@ -13,6 +13,7 @@ import torch
 
 from model.config import EncoderConfig
 from model.huggingface import load_weights, read_config
+from model.parallel.topology import Axis
 from model.pretraining import PretrainingModel
 from model.tensor_file import Sealed
 from tests.training.runs import WITHOUT_EVALUATION, train
@@ -36,10 +37,10 @@ sys.exit(status)
 class Saver:
     """Saves a model as one rank would have; for the moments the weights again."""
 
-    stage, tensor_ranks = 3, 1
+    stage = 3
 
     class world:
-        first, process, processes = True, 0, 1
+        first, process, processes, tensor = True, 0, 1, Axis()
 
     def __init__(self, model: PretrainingModel) -> None:
         self.model = model

@@ -58,8 +58,8 @@ def full(*where: str, rank: int, what: str) -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     ("what", "rank"),
-    [("shard", 1), ("shard", 0), ("manifest.json", 0), *(
-        pytest.param(what, 0, marks=pytest.mark.slow) for what in ("folder", "run.json")
+    [("shard", 1), ("manifest.json", 0), *(
+        pytest.param(what, 0, marks=pytest.mark.slow) for what in ("shard", "folder", "run.json")
     )],
 )  # fmt: skip
 def test_a_full_disk_is_told_leaves_nothing_and_is_tried_again(
