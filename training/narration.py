@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ class Narration:
             f" {recipe.batch.step_tokens:,} tokens, {engine.accumulation} microbatch(es) a rank;"
             f" {streams} streams"
         )
+        here = int(os.environ.get("LOCAL_SIZE", "1"))
+        if here > 1 and here % world.tensor.size:
+            self._telemetry.say(
+                f"parallel.tensor {world.tensor.size} does not divide the {here} ranks of a machine: some models lie on"
+                " several machines, and their ranks talk over the network in every layer"
+            )
         if recipe.model.start_from is not None and fresh is not None:
             what = f"not found there and fresh: {', '.join(fresh)}" if fresh else "all of it"
             self._telemetry.say(f"started from {recipe.model.start_from}, {what}")

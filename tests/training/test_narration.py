@@ -1,0 +1,32 @@
+"""What a run says of itself before its first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from data.recipe import parse_recipe, read_recipe
+from model.parallel.topology import Axis
+from training.config import Recipe
+from training.narration import Narration
+
+
+@pytest.mark.parametrize(
+    ("tensor", "here", "warned"), [(1, 3, False), (2, 4, False), (2, 1, False), (2, 3, True), (4, 2, True)]
+)
+def test_models_that_lie_on_several_machines_are_told(
+    small_recipe: Path, monkeypatch: pytest.MonkeyPatch, tensor: int, here: int, warned: bool
+) -> None:
+    monkeypatch.setenv("LOCAL_SIZE", str(here))
+    said: list[str] = []
+    telemetry: Any = SimpleNamespace(say=said.append)
+    engine: Any = SimpleNamespace(stage=3, accumulation=2)
+    world: Any = SimpleNamespace(ranks=6, device=SimpleNamespace(type="cpu"), tensor=Axis(0, tensor))
+    recipe = parse_recipe(read_recipe(small_recipe), Recipe)
+    Narration(telemetry, recipe, Path("run")).introduce(10**6, 5, engine, world, None)
+    shared = f"over 6 rank(s) of {tensor} tensor ranks each" if tensor > 1 else "over 6 rank(s) on"
+    assert shared in said[0]
+    assert any("over the network in every layer" in line for line in said) is warned
