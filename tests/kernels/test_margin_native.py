@@ -71,6 +71,19 @@ def test_rows_may_lie_apart_in_memory() -> None:
         )
 
 
+def test_a_row_may_begin_beyond_two_billion_numbers() -> None:
+    # Memory that is never touched costs nothing.
+    far = torch.empty(70_000 * 32_768, dtype=torch.bfloat16).as_strided((70_000, 8), (32_768, 1))
+    data = make_triplets(5, 2, vectors=2, width=8, absent=0.0)
+    sides = [part.bfloat16() for part in data[:3]]
+    far[[0, -1]] = sides[2]
+    near, there = (
+        operator.explicit(*sides[:2], vectors, numbers, data.teacher_gaps, FORMS["softplus"], data.weights)
+        for vectors, numbers in ((sides[2], data.negatives), (far, data.negatives * 69_999))
+    )
+    assert data.negatives.any() and torch.equal(near.rows, there.rows)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_same_bits_each_time_with_any_number_of_threads(dtype: torch.dtype) -> None:
     data = make_triplets(200, 9, vectors=20, width=70)
@@ -131,6 +144,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 def test_a_library_is_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "CPU_FLAGS", ("-O0", *build.CPU_FLAGS[1:]))  # faster to build
     (tmp_path / "calque").mkdir()
     killed = tmp_path / "calque" / "margin-cpp-of-a-build-that-was-killed.so"
     killed.write_bytes(b"half a library")

@@ -12,6 +12,7 @@ without it.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from kernels.implementation import ImplementationUnavailable
+
+logger: Final = logging.getLogger(__name__)
 
 SOURCES: Final = Path(__file__).parent
 CPU_FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC", "-pthread")
@@ -104,6 +107,7 @@ def _library(source: str, compiler: str, flags: Sequence[str], processor: str) -
     if not library.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            logger.info("compiling %s with %s, once for this machine: a few seconds", source, compiler)
             compile_to(library, SOURCES / source, compiler, flags)
         except OSError as error:
             raise ImplementationUnavailable(
