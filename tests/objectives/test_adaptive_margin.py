@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from data.batch import PackedBatch
 from kernels.margin import GapSums, MarginForm
+from kernels.margin.cuda.build import cpu_compiler
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
 from objectives.alignment import pairs_of
 from objectives.alignment_pool import AlignmentPool
@@ -101,7 +102,10 @@ def test_pairs_that_the_teacher_has_not_seen_have_no_part() -> None:
     assert int(alone(batch)[3].sum()) == int(seen.sum())
 
 
-def test_triplets_are_reported_by_stream_and_their_total_is_weighted() -> None:
+@pytest.mark.parametrize("implementation", ["auto", "reference", "native"])
+def test_triplets_are_reported_by_stream_and_their_total_is_weighted(implementation: str) -> None:
+    if implementation == "native" and cpu_compiler() is None:
+        pytest.skip("no C++ compiler on this machine")
     (batch,) = step_of([4], 1)
     batch = replace(
         batch,
@@ -113,7 +117,7 @@ def test_triplets_are_reported_by_stream_and_their_total_is_weighted() -> None:
     )
     model, form = TinyEncoder(), MarginForm("hinge", 1.0, 0.2)
     vectors = model(batch).sentence_vectors.detach()
-    margin = triplet_margin(model(batch), batch, WEIGHTS, form)
+    margin = triplet_margin(model(batch), batch, WEIGHTS, form, implementation=implementation)
     expected = []
     for a, p, negatives, gaps in zip(
         batch.triplet_anchor,
