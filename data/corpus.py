@@ -149,7 +149,7 @@ class CorpusConfig(Alternatives):
         if (
             self.held_out
             and self.cleaning is not None
-            and (self.cleaning.duplicates or self.cleaning.held_out)
+            and {self.cleaning.duplicates, self.cleaning.held_out} - {None, "off"}
         ):
             problems.append("'duplicates' and 'held_out' of 'cleaning' are for corpora that are trained on")
         if self.languages is not None:

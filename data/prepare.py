@@ -94,7 +94,7 @@ def prepare(
         return store
     check_packages(config)
     for name, corpus in config.corpora.items():
-        if effective(config.cleaning, corpus.cleaning, corpus.held_out).alignment is not False:
+        if effective(config.cleaning, corpus.cleaning, corpus.held_out).alignment != "off":
             check_alignment(corpus, f"corpora.{name}")
     for lexicon in config.lexicons:  # training reads them; a fault in one is said before the work
         for _ in read_entries(Path(lexicon.path)):

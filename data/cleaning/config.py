@@ -22,33 +22,41 @@ class LanguageRule(Section):
 class CleaningConfig(Alternatives):
     """What is done to the records of a corpus. Held-out corpora know of `unicode` and of their own section alone."""
 
-    unicode: Literal["nfc"] | None = (
-        None  # texts are put into this form; ids are those of the tokenizer's own form
+    unicode: Literal["nfc", "off"] | None = (
+        None  # texts are put into this form; ids are in the tokenizer's own
     )
-    length_ratio: Annotated[float, Field(gt=1)] | None = (
-        None  # parallel: a text this many times as long as another
+    length_ratio: Annotated[float, Field(gt=1)] | Literal["off"] | None = (
+        None  # parallel: a text so many times as long as another
     )
-    language: LanguageRule | None = None  # `language: true` takes the rule as it stands
-    duplicates: Literal["exact", "near"] | None = (
+    language: LanguageRule | Literal["off"] | None = None  # `language: on` takes the rule as it stands
+    duplicates: Literal["exact", "near", "off"] | None = (
         None  # records seen before, in this corpus or an earlier one
     )
-    held_out: Literal["exact", "near"] | None = None  # texts that also stand in a held-out corpus
-    alignment: bool | None = (
-        None  # text, parallel: false reads files that seem to slide apart (default: refuse them)
-    )
+    held_out: Literal["exact", "near", "off"] | None = None  # texts that also stand in a held-out corpus
+    alignment: Literal["on", "off"] | None = None  # text, parallel: off reads files that seem to slide apart
 
     @model_validator(mode="before")
     @classmethod
-    def _true_is_the_rule_as_it_stands(cls, value: Any) -> Any:
-        if isinstance(value, dict) and isinstance(value.get("language"), bool):
-            return {**value, "language": {} if value["language"] else None}
+    def _on_is_the_rule_as_it_stands(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("language") == "on":
+            return {**value, "language": {}}
         return value
 
 
 def effective(whole: CleaningConfig | None, own: CleaningConfig | None, held_out: bool) -> CleaningConfig:
-    """What holds for one corpus: each key of its own section, else that of the section for all."""
-    given = {} if whole is None else {name: getattr(whole, name) for name in whole.model_fields_set}
+    """What holds for one corpus: each key of its own section, else that of the section for all. What is off is None."""
+    given = {} if whole is None else _set(whole)
     if held_out:
         given = {name: value for name, value in given.items() if name in ("unicode", "alignment")}
-    given |= {} if own is None else {name: getattr(own, name) for name in own.model_fields_set}
-    return CleaningConfig.model_construct(_fields_set=set(given), **given)
+    given |= {} if own is None else _set(own)
+    return CleaningConfig.model_construct(
+        **{name: None if value == "off" and name != "alignment" else value for name, value in given.items()}
+    )
+
+
+def _set(section: CleaningConfig) -> dict[str, Any]:
+    return {
+        name: getattr(section, name)
+        for name in CleaningConfig.model_fields
+        if getattr(section, name) is not None
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.cleaning.config import CleaningConfig
+from data.cleaning.config import CleaningConfig, LanguageRule
 from data.cleaning.language import found_language
 from data.cleaning.signatures import bands_of, shingles
 from data.cleaning.texts import folded, number_of_record, number_of_text
@@ -40,7 +40,7 @@ def examine(records: Sequence[Texts], rules: CleaningConfig) -> Examined:
     flat = [text for row in rows for _, text in row]
     found: Counter[tuple[str, str]] = Counter()
     wrong = np.zeros(len(flat), bool)
-    if rules.language is not None:
+    if isinstance(rules.language, LanguageRule):
         for place, (language, text) in enumerate(text for record in records for text in record):
             other = found_language(language, text, rules.language)
             if other is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.cleaning.config import CleaningConfig, effective
+from data.cleaning.config import CleaningConfig, LanguageRule, effective
 from data.cleaning.examine import Examined, Texts, examine
 from data.cleaning.language import identifier
 from data.cleaning.repeats import Repeats
@@ -195,7 +195,7 @@ def _still_records(sizes: np.ndarray, marks: np.ndarray, parallel: bool) -> np.n
 
 def _check_languages(name: str, found: Counter[tuple[str, str]], rules: CleaningConfig) -> None:
     """UserError if most of a language's texts are in another: then labels or columns are wrong, not single texts."""
-    if rules.language is None:
+    if not isinstance(rules.language, LanguageRule):
         return
     for language in sorted({language for language, _ in found}):
         of_it = Counter({other: count for (own, other), count in found.items() if own == language})
@@ -213,7 +213,7 @@ def _check_languages(name: str, found: Counter[tuple[str, str]], rules: Cleaning
 def check_packages(config: DataConfig) -> None:
     """UserError if the recipe asks for what an optional package does that is not installed."""
     for rules in Sieve(config, Path()).rules.values():
-        if rules.language is not None:
+        if rules.language:
             identifier()
         if "near" in (rules.duplicates, rules.held_out):
             library()

@@ -26,9 +26,9 @@ def tidied(items: Iterator[Item], rules: CleaningConfig) -> Iterator[Item]:
             yield item
             continue
         where, record = item
-        if rules.unicode is not None:
+        if rules.unicode:
             record = in_nfc(record)
-        if rules.length_ratio is not None and isinstance(record, TranslationPair):
+        if isinstance(rules.length_ratio, float) and isinstance(record, TranslationPair):
             yield from without(where, record, misfits(record, rules.length_ratio))
         else:
             yield where, record

@@ -134,7 +134,7 @@ def check_alignment(config: CorpusConfig, key: str) -> None:
                 raise UserError(
                     f"{key}: {first} and {other} slide apart {where}: there the second file {what}"
                     f" ({found.seen} lines fit better when moved by one). Mend the files; if they are right as they"
-                    " are, set cleaning.alignment: false for this corpus"
+                    " are, set cleaning.alignment: off for this corpus"
                 )
 
 

@@ -266,7 +266,7 @@ def test_the_first_of_equal_records_is_kept_over_all_corpora(configure: Configur
     assert rejected(store, "a") == {"duplicate": {"": 1}} and rejected(store, "c") == {"duplicate": {"en": 1}}
     listed = (store.folder / "rejects.tsv").read_text().splitlines()[1:]
     assert [line.split("\t")[2] for line in listed] == ["2", "1", "2"]
-    corpora["b"]["cleaning"] = {"duplicates": None}
+    corpora["b"]["cleaning"] = {"duplicates": "off"}
     store = prepare(configure(corpora=corpora, cleaning={"duplicates": "exact"}), workers=1, rebuild=True)
     assert texts(store, "b") == ["EINS", "one", "Two", "Zwei"]
 
@@ -290,7 +290,7 @@ def all_rules(configure: Configure, tmp_path: Path, **changes: Any) -> DataConfi
     rules = {
         "unicode": "nfc",
         "length_ratio": 2.5,
-        "language": True,
+        "language": "on",
         "duplicates": "near",
         "held_out": "near",
     }
@@ -331,13 +331,13 @@ def test_a_corpus_whose_labels_are_wrong_is_refused_by_name(configure: Configure
     with pytest.raises(
         UserError, match=r"corpora.rows: \d+ % of its texts in 'de' are in another language, .*'en'"
     ):
-        prepare(configure(corpora=corpora, cleaning={"language": True}), workers=1)
+        prepare(configure(corpora=corpora, cleaning={"language": "on"}), workers=1)
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
     ("rules", "package"),
-    [({"language": True}, "py3langid"), ({"duplicates": "near"}, "rensa"), ({"held_out": "near"}, "rensa")],
+    [({"language": "on"}, "py3langid"), ({"duplicates": "near"}, "rensa"), ({"held_out": "near"}, "rensa")],
 )
 def test_a_package_that_is_not_installed_is_asked_for_before_the_work(
     configure: Configure, rules: dict[str, Any], package: str, monkeypatch: pytest.MonkeyPatch
@@ -353,9 +353,11 @@ def test_a_package_that_is_not_installed_is_asked_for_before_the_work(
 
 def test_a_corpus_has_its_own_rules_and_held_out_ones_few_of_those_for_all() -> None:
     whole = CleaningConfig.model_validate({"unicode": "nfc", "length_ratio": 3, "held_out": "exact"})
-    own = CleaningConfig.model_validate({"length_ratio": None, "language": True})
+    own = CleaningConfig.model_validate({"length_ratio": "off", "language": "on"})
     found = effective(whole, own, held_out=False)
     assert (found.unicode, found.length_ratio, found.held_out) == ("nfc", None, "exact") and found.language
+    for section in (whole, own):  # what is written down reads back
+        assert CleaningConfig.model_validate(section.model_dump(mode="json")) == section
     found = effective(whole, None, held_out=True)
     assert found == CleaningConfig(unicode="nfc")
     corpus = {"kind": "monolingual", "format": "text", "path": "a", "language": "de", "held_out": True}

@@ -252,7 +252,16 @@ def parquet(random: Random) -> Case:
 FORMATS = {
     each.__name__: each for each in (mono_text, documents, parallel_text, tsv, jsonl, tmx, po, parquet)
 }  # fmt: skip
-COMPRESS: list[Callable[[bytes], bytes]] = [gzip.compress, bz2.compress, lzma.compress]
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return bytes(sink.getvalue())
+
+
+COMPRESS: list[Callable[[bytes], bytes]] = [gzip.compress, bz2.compress, lzma.compress, zstd]
 
 
 # ---- what must hold --------------------------------------------------------------------------------------

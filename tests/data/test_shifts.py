@@ -135,7 +135,7 @@ def test_a_shift_is_refused_with_its_line_unless_the_recipe_says_otherwise(
     with pytest.raises(UserError, match="slide apart"):
         prepare(configure(corpora={"a": settings}), workers=1)
     assert not (tmp_path / "store").exists()
-    for changes in ({"cleaning": {"alignment": False}}, {}):
-        corpus = settings if changes else {**settings, "cleaning": {"alignment": False}}
+    for changes in ({"cleaning": {"alignment": "off"}}, {}):
+        corpus = settings if changes else {**settings, "cleaning": {"alignment": "off"}}
         store = prepare(configure(corpora={"a": corpus}, **changes), workers=1, rebuild=True)
         assert store.corpora["a"].records == 299

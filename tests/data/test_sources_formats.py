@@ -14,12 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from data.config import CorpusConfig
+from data.config import CorpusConfig, DataConfig
 from data.mixing import sentences_of
+from data.prepare import prepare
 from data.recipe import UserError
 from data.records import Record, Sentence, TranslationPair
 from data.sources import REASONS, Reject, read_corpus
 from data.sources.checks import check_corpus
+from data.tokenizer import Tokenizer
 
 
 def zstd(content: bytes) -> bytes:
@@ -157,6 +159,18 @@ def test_parallel_documents_keep_the_numbers_of_their_sentences(tmp_path: Path) 
 @pytest.mark.parametrize("text", ["a\nb", "\n a\n\n  b \n\n", "a.\n \nb", "a\u2028b\nc"])
 def test_the_sentences_of_a_document_joined_are_the_document(text: str) -> None:
     assert "".join(sentences_of(text)) == text and len(sentences_of(text)) == 2
+
+
+def test_in_the_store_a_document_keeps_its_lines_and_the_tokenizer_reads_spaces(
+    configure: Callable[..., DataConfig], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("Open the door.\nClose it.\n\nGo home.\n")
+    documents = {"kind": "monolingual", "format": "text", "path": str(tmp_path / "*.txt"), "language": "en"}
+    store = prepare(configure(corpora={"a": {**documents, "document_characters": 2000}}), workers=1)
+    found = store.corpora["a"]
+    assert [found.text(0), found.text(1)] == ["Open the door.\nClose it.", "Go home."]
+    (ids,) = Tokenizer.open(store.tokenizer_folder).encode(["Open the door. Close it."])
+    assert found.ids(0).tolist() == ids.tolist()
 
 
 # ---- TMX -------------------------------------------------------------------------------------------------
