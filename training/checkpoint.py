@@ -34,6 +34,7 @@ MANIFEST = "manifest.json"
 RUN_STATE = "run.json"
 LATEST = "latest"
 _NAME = re.compile(r"^step-(\d{8,})$")
+_STATE = {"step": int, "store": str, "settings": dict, "encoder": dict, "planner": dict, "progress": dict}
 _FILE = re.compile(r"^(rank-\d{5,}\.safetensors|run\.json)$")
 
 
@@ -64,8 +65,10 @@ class Found(NamedTuple):
             state = json.loads((self.path / RUN_STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise DamagedCheckpoint(f"{self.path / RUN_STATE}: not readable ({error})") from None
-        if not isinstance(state, dict):
-            raise DamagedCheckpoint(f"{self.path / RUN_STATE}: not an object")
+        if not isinstance(state, dict) or any(
+            type(state.get(key)) is not kind for key, kind in _STATE.items()
+        ):
+            raise DamagedCheckpoint(f"{self.path / RUN_STATE}: does not hold the state of a run")
         return state
 
 

@@ -92,6 +92,16 @@ def read_sharding(path: Path) -> dict[str, Any]:
     stage = zero.get("stage", 0) if isinstance(zero, dict) else 0
     if type(stage) is not int or stage not in range(4):
         problems.append(f"zero_optimization.stage is {stage!r}: it is 0, 1, 2 or 3")
+    offload = zero.get("offload_optimizer") if isinstance(zero, dict) else None
+    if isinstance(offload, dict) and (
+        offload.get("device") == "nvme"
+        or offload.get("super_offload")
+        or (offload.get("device") == "cpu" and offload.get("ratio", 1) not in (1, "auto"))
+    ):
+        problems.append(
+            "zero_optimization.offload_optimizer: a checkpoint reads the optimizer's state from memory, of one kind:"
+            ' device "cpu" or "none", without ratio and super_offload'
+        )
     if problems:
         raise UserError("\n  ".join([f"{path}: {len(problems)} error(s) in the DeepSpeed file", *problems]))
     return values
@@ -173,8 +183,8 @@ def _gradient_type(values: dict[str, Any], path: Path, recipe: Recipe, accumulat
     """In what the gradients of a rank's microbatches are added up; None leaves it at the type of the weights.
 
     In bf16 a sum of many microbatches loses what is small beside it, so stages 2 and 3 add up in fp32. Stage 0 has
-    no such buffers. For stage 1 DeepSpeed then takes another optimizer (BF16_Optimizer), whose checkpoints its own
-    merging of shards does not read: they could not be exported.
+    no such buffers. For stage 1 DeepSpeed then takes another optimizer (BF16_Optimizer), whose
+    state training/optimizer_state.py does not know.
     """
     stage = values.get("zero_optimization", {}).get("stage", 0)
     given = values.get("data_types", {}).get("grad_accum_dtype")

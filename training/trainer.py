@@ -256,10 +256,15 @@ class Trainer:
 
     def _resume(self, found: Found, state: dict[str, Any]) -> None:
         self.engine.load(found.shards(), found.manifest["engine"])
-        self.planner.restore(state["planner"])
-        self.progress.restore(state["progress"])
-        self.margins.restore(state.get("margins", {}))
-        self.done = self._saved = int(state["step"])
+        try:
+            self.planner.restore(state["planner"])
+            self.progress.restore(state["progress"])
+            self.margins.restore(state.get("margins", {}))
+        except (LookupError, TypeError, ValueError, AttributeError) as fault:
+            raise UserError(
+                f"{found.path}: run.json holds no state that can be gone on from ({fault!r})"
+            ) from None
+        self.done = self._saved = state["step"]
 
     def _save(self, step: int, *, last: bool) -> None:
         """Save; a fault of the disk is told and the run goes on, unless this is the last save of this start."""

@@ -186,6 +186,16 @@ def test_a_manifest_that_is_none_is_refused(run: Path, content: bytes) -> None:
         find(run)
 
 
+@pytest.mark.ranks
+@pytest.mark.parametrize("content", [b"[]", b'{"step": "1"}', b'{"step": true}'])
+def test_a_state_that_is_none_is_refused(run: Path, tmp_path: Path, content: bytes) -> None:
+    folder = run / "checkpoints" / "step-00000001"
+    (folder / "run.json").write_bytes(content)
+    seal(folder)
+    with pytest.raises(DamagedCheckpoint, match="run.json: does not hold the state of a run"):
+        find(run).run_state()
+
+
 # Reports what a process does while it loads a checkpoint, or as a control a pickle: events with their arguments.
 AUDIT = """
 import json, sys

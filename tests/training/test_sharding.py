@@ -242,3 +242,13 @@ def test_the_types_are_those_that_deepspeed_takes() -> None:
             assert kind.__name__ in str(fields[key].annotation) or (
                 kind is str and "Path" in str(fields[key].annotation)
             ), f"{name}.{key}: {fields[key].annotation}"
+
+
+@pytest.mark.parametrize(
+    "offload", [{"device": "nvme"}, {"device": "cpu", "ratio": 0.5}, {"super_offload": True}]
+)
+def test_state_that_a_checkpoint_could_not_read_is_refused(tmp_path: Path, offload: dict[str, Any]) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": offload}}))
+    with pytest.raises(UserError, match="a checkpoint reads the optimizer's state from memory"):
+        read_sharding(path)
