@@ -184,6 +184,15 @@ def _compile_all(variants: Sequence[AotVariant]) -> Iterator[tuple[AotVariant, s
             yield variant, target, compile_variant(variant, target)
 
 
+def _page(version: str, budget: Mapping[str, Mapping[str, Any]]) -> str:
+    """The budget as JSON, a line for each kernel and target, so that a change is a line."""
+    kernels = []
+    for name, of in sorted(budget.items()):
+        lines = [f"   {json.dumps(target)}: {json.dumps(allowed)}" for target, allowed in of.items()]
+        kernels.append(f"  {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n  }")
+    return f'{{\n "triton": {json.dumps(version)},\n "kernels": {{\n' + ",\n".join(kernels) + "\n }\n}\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the status is 1 if a kernel exceeds the budget or its device."""
     parser = argparse.ArgumentParser(
@@ -217,8 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
     if given.write:
-        page = {"triton": triton.__version__, "kernels": dict(sorted(budget.items()))}
-        BUDGET.write_text(json.dumps(page, indent=1) + "\n")
+        BUDGET.write_text(_page(triton.__version__, budget))
     for sentence in said:
         print(f"error: {sentence}", file=sys.stderr)
     return 1 if said else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,11 +76,11 @@ def test_a_signature_that_does_not_fit_the_kernel_is_refused() -> None:
 
 
 def matrix() -> list[Any]:
-    """(kernel, target) of the budget: by default each kernel for one target, in turns; all of them if slow ones run."""
+    """(kernel, target) of the budget: by default what trains, bfloat16, for one target in turns; the rest is slow."""
     found = []
     for number, (name, of) in enumerate(aot.read_budget().items()):
         for place, target in enumerate(of):
-            marks = [] if place == number % len(of) else [pytest.mark.slow]
+            marks = [] if "bf16" in name and place == number % len(of) else [pytest.mark.slow]
             found.append(pytest.param(name, target, id=f"{name}-{target}", marks=marks))
     return found
 
@@ -90,6 +91,33 @@ def test_a_kernel_stays_within_its_device_and_its_budget(
 ) -> None:
     compiled = compile_variant(variants[name], target)
     assert not excesses(variants[name], target, compiled, aot.read_budget()[name][target])
+
+
+def test_the_budget_has_next_to_no_spills_and_tensor_cores_of_each_devices_generation() -> None:
+    generation = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "UTCHMMA", "gfx942": "v_mfma"}
+    for name, of in aot.read_budget().items():
+        for target, allowed in of.items():
+            assert allowed["stack"] <= 16, (name, target)
+            assert allowed["shared"] <= TARGETS[target].shared_limit, (name, target)
+            assert not allowed["tensor_cores"] or generation[target] in allowed["tensor_cores"], (
+                name,
+                target,
+            )
+
+
+def test_a_budget_that_is_written_is_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(aot, "BUDGET", tmp_path / "budget.json")
+    variant = example(targets=("sm_80",))._replace(name="a.product")
+    monkeypatch.setattr(aot, "all_variants", lambda: {variant.name: variant})
+    assert aot.main([]) == 1 and "not in the budget" in capsys.readouterr().err
+    assert aot.main(["--write"]) == 0
+    assert aot.read_budget() == {"a.product": {"sm_80": compile_variant(variant, "sm_80").budget()}}
+    assert aot.main([]) == 0 and "a.product  sm_80" in capsys.readouterr().out
+    assert aot.main(["--only", "b", "--write"]) == 0 and "a.product" in aot.read_budget()
+    monkeypatch.setattr(aot, "all_variants", dict)
+    assert aot.main(["--write"]) == 0 and not aot.read_budget()
 
 
 def test_the_budget_speaks_of_the_kernels_that_are_there(variants: dict[str, AotVariant]) -> None:
