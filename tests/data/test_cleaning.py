@@ -18,14 +18,17 @@ from hypothesis import strategies as st
 from data.cleaning.config import CleaningConfig, LanguageRule, effective
 from data.cleaning.language import found_language
 from data.cleaning.repeats import Repeats
+from data.cleaning.sieve import open_sieve
 from data.cleaning.signatures import bands_of, shingles
 from data.cleaning.texts import folded, in_nfc, misfits, number_of_record
 from data.config import DataConfig
 from data.corpus import CorpusConfig
+from data.induction import pairs_with_english
 from data.prepare import prepare, summary
 from data.recipe import UserError
 from data.records import ScoredTriplet, Sentence, TranslationPair, segments
 from data.store import TokenStore
+from data.workers import WorkerPool
 from tests.data.conftest import DEMO
 
 Configure = Callable[..., DataConfig]
@@ -284,6 +287,28 @@ def test_near_duplicates_are_found_across_corpora(configure: Configure, tmp_path
     store = prepare(configure(corpora=corpora, cleaning={"duplicates": "near"}), workers=1)
     assert texts(store, "a") == long and texts(store, "b")[-1] == "Something new So."
     assert rejected(store, "b")["near_duplicate"]["en"] >= 18
+
+
+def test_word_lists_are_learned_from_what_is_left(configure: Configure, tmp_path: Path) -> None:
+    rows = [{"en": "One", "de": "Eins"}, {"en": "one", "de": "eins!"}, {"en": "Held", "de": "Gehalten"}]
+    corpora = {
+        "a": write(tmp_path / "a.jsonl", rows),
+        "test": {**write(tmp_path / "b.jsonl", [{"en": "HELD", "de": "x"}]), "held_out": True},
+    }
+    config = configure(corpora=corpora, cleaning={"duplicates": "exact", "held_out": "exact"})
+    with WorkerPool(1) as pool:
+        cleaned = open_sieve(config, tmp_path / "cleaning", pool)
+    assert pairs_with_english(config, cleaned, 100, lambda count: None) == {"de": [("One", "Eins")]}
+
+
+def test_files_that_change_while_they_are_read_are_noticed(configure: Configure, tmp_path: Path) -> None:
+    corpora = {"a": write(tmp_path / "a.jsonl", [{"en": "One", "de": "Eins"}])}
+    config = configure(corpora=corpora, cleaning={"duplicates": "exact"})
+    with WorkerPool(1) as pool:
+        cleaned = open_sieve(config, tmp_path / "cleaning", pool)
+    write(tmp_path / "a.jsonl", [{"en": "One", "de": "Eins"}, {"en": "Two", "de": "Zwei"}])
+    with pytest.raises(UserError, match="a.jsonl: has changed while it was read; start again"):
+        list(cleaned.read("a"))
 
 
 def all_rules(configure: Configure, tmp_path: Path, **changes: Any) -> DataConfig:

@@ -362,7 +362,13 @@ def test_stores_of_generated_corpora_account_for_every_record(
             settings["paths"] = {name.split(".")[1]: str(folder / name) for name in files}
         else:
             settings["path"] = str(folder / "a")
-        cleaning = {"duplicates": "exact", "length_ratio": 3, "unicode": "nfc"} if number % 2 else None
+        cleaning: dict[str, Any] = {"length_ratio": 3, "unicode": "nfc"}
+        if number >= 8:
+            cleaning["duplicates"] = "exact"
+        if number >= 16:
+            pytest.importorskip("rensa")
+            pytest.importorskip("py3langid")
+            cleaning |= {"duplicates": "near", "language": {"letters": 1, "maximum_wrong": 1}}
         config = configure(corpora={"a": settings}, store=str(folder / "store"), cleaning=cleaning)
         try:
             store = prepare(config, workers=1, say=lambda message: None)
