@@ -1,14 +1,14 @@
 """The alignment guard: a parallel file in which a line is missing or too many, so that all after it stand beside
 the wrong ones, is told by its text.
 
-Each line is compared with the line beside it and with the one before that, by length and by what both sides share:
+Each line is compared with the line beside it and with the three before that, by length and by what both sides share:
 numbers, signs, placeholders, and words that begin alike, the rarer the more. The difference of the two scores is added
 up along the file from wherever it was last below zero (the CUSUM of Page, 1954). Beside its own translation a line
 loses about two and a half a line, so the sum stays near zero; after a shift it grows as fast.
 
 A shift lasts to the end of the file, or to the next, so of a long file its beginning is looked at whole and then a
-part of every stretch: a shift that is undone within a stretch may be missed there. Shifts by several lines at once are
-not looked for.
+part of every stretch: a shift that is undone within a stretch may be missed there. Nor are shifts by more than three
+lines at once looked for.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import unicodedata
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -29,19 +30,21 @@ from data.sources.places import side_by_side
 
 ALARM = 16.0
 DRIFT = 0.75  # taken off every line, so that text which fits nowhere does not add up
+REACH = 3  # lines that may be missing, or too many, at one place
 MOST = 4.0  # what one line can say
 WHOLE = 200_000  # lines at the beginning of a file, all of which are looked at
 STRETCH, LOOKED_AT = 5_000, 250  # of each later stretch these many lines
+_SHIFTS = (*range(-REACH, 0), *range(1, REACH + 1))
 _BUCKETS = 1 << 16
 _WORDS = regex.compile(r"[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}\s]")
 _LONGEST = 400  # characters of a line that are looked at
 
 
 class Shift(NamedTuple):
-    """Where a shift begins, and whether the second side lacks a line there (-1) or has one too many (1)."""
+    """Where a shift begins, and how many lines the second side lacks there (below zero) or has too many."""
 
     line: int  # about, counted from 1; in a long file perhaps before it
-    side: int
+    lines: int
     seen: int  # lines from there to where it was certain
     after: int  # the line up to which all was well
 
@@ -83,38 +86,38 @@ class _Scores:
 
 
 def find_shift(rows: Iterable[tuple[str, str]]) -> Shift | None:
-    """The first one-line shift in texts that stand side by side, if there is any. Memory does not grow with them."""
+    """The first shift in texts that stand side by side, if there is any. Memory does not grow with them."""
     scores = _Scores()
-    before: tuple[_Line, _Line] | None = None
-    sums = {-1: 0.0, 1: 0.0}
-    starts = {-1: 1, 1: 1}
+    before: deque[tuple[_Line, _Line]] = deque(maxlen=REACH)  # the last one first
+    sums, starts = dict.fromkeys(_SHIFTS, 0.0), dict.fromkeys(_SHIFTS, 1)
     begin = 1  # of the stretch
     well = 0  # the line up to which all was well, of those before this stretch
     for number, (first, second) in enumerate(rows, start=1):
         if number > WHOLE and number % STRETCH >= LOOKED_AT:
-            if before is not None:
-                before, well, sums = None, number - 1, {-1: 0.0, 1: 0.0}
+            if before:
+                well, sums = number - 1, dict.fromkeys(_SHIFTS, 0.0)
+                before.clear()
             continue
         if not first.strip() or not second.strip():
             continue
-        if before is None:
-            starts, begin = {-1: number, 1: number}, number
+        if not before:
+            starts, begin = dict.fromkeys(_SHIFTS, number), number
         here = scores.line(first, 0), scores.line(second, 1)
-        if before is not None:
-            length, shared = scores.of(*here)
-            # The line before on the second side fits this one (it lacks a line), or this one on the second side that
-            # before (it has one too many).
-            for side, other in ((-1, (here[0], before[1])), (1, (before[0], here[1]))):
-                other_length, other_shared = scores.of(*other)
+        length, shared = scores.of(*here)
+        for distance, (one, other) in enumerate(before, start=1):
+            # A line before on the second side fits this one (it lacks lines), or this one on the second side a line
+            # before (it has too many).
+            for lines, pair in ((-distance, (here[0], other)), (distance, (one, here[1]))):
+                other_length, other_shared = scores.of(*pair)
                 gain = _bounded(other_length - length) + 0.5 * _bounded(other_shared - shared, 1.5 * MOST)
-                sums[side] = max(0.0, sums[side] + _bounded(gain) - DRIFT)
-                if not sums[side]:
-                    starts[side] = number + 1
-                elif sums[side] > ALARM:
-                    line = starts[side]
-                    after = well if line <= begin + 1 and well else line - 1
-                    return Shift(line, side, number - line + 1, after)
-        before = here
+                sums[lines] = max(0.0, sums[lines] + _bounded(gain) - DRIFT)
+                if not sums[lines]:
+                    starts[lines] = number + 1
+                elif sums[lines] > ALARM:
+                    line = starts[lines]
+                    after = well if line <= begin + REACH and well else line - 1
+                    return Shift(line, lines, number - line + 1, after)
+        before.appendleft(here)
     return None
 
 
@@ -130,10 +133,11 @@ def check_alignment(config: CorpusConfig, key: str) -> None:
                 where = f"at about line {found.line}"
                 if found.after < found.line - 1:
                     where = f"between the lines {found.after} and {found.line}"
-                what = "lacks a line" if found.side < 0 else "has a line too many"
+                count = f"{abs(found.lines)} line{'s' * (abs(found.lines) > 1)}"
+                what = f"lacks {count}" if found.lines < 0 else f"has {count} too many"
                 raise UserError(
                     f"{key}: {first} and {other} slide apart {where}: there the second file {what}"
-                    f" ({found.seen} lines fit better when moved by one). Mend the files; if they are right as they"
+                    f" ({found.seen} lines fit better when moved by as many). Mend the files; if they are right as they"
                     " are, set cleaning.alignment: off for this corpus"
                 )
 

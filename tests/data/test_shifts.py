@@ -61,7 +61,7 @@ def injected(pairs: list[tuple[str, str]], count: int) -> list[tuple[int, int, S
 def check_injected(found: list[tuple[int, int, Shift | None]]) -> None:
     caught = [(line, side, shift) for line, side, shift in found if shift is not None]
     assert len(caught) >= 0.99 * len(found)
-    assert sum(side == shift.side for _, side, shift in caught) >= 0.99 * len(caught)
+    assert sum(side == shift.lines for _, side, shift in caught) >= 0.99 * len(caught)
     away = np.abs([shift.line - line for line, _, shift in caught])
     assert np.median(away) <= 2 and np.quantile(away, 0.99) <= 10
 
@@ -104,6 +104,17 @@ def test_lines_that_fit_nowhere_or_are_all_alike_raise_no_alarm() -> None:
     assert find_shift([]) is None
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_lines_at_once_are_found_too(count: int) -> None:
+    first, second = ([row[side] for row in rows_of("en", "ko")] for side in (0, 1))
+    found = find_shift(zip(first[:-count], second[:500] + second[500 + count :], strict=True))
+    assert found is not None and found.lines == -count and abs(found.line - 501) <= 5
+    found = find_shift(
+        zip(first[:-count], second[:500] + second[:count] + second[500 : -2 * count], strict=True)
+    )
+    assert found is not None and found.lines == count and abs(found.line - 501) <= 5
+
+
 def test_in_a_long_file_a_part_of_every_stretch_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = rows_of("en", "de")
     monkeypatch.setattr("data.sources.shifts.WHOLE", 400)
@@ -112,7 +123,7 @@ def test_in_a_long_file_a_part_of_every_stretch_is_looked_at(monkeypatch: pytest
     assert find_shift(rows) is None
     for at, after, line in ((300, 299, 301), (1010, 1009, 1011), (1130, 1049, 1200), (700, 649, 800)):
         found = find_shift(shifted(rows, at, -1))
-        assert found is not None and found.side == -1
+        assert found is not None and found.lines == -1
         assert abs(found.after - after) <= 5 and abs(found.line - line) <= 5
 
 
@@ -129,7 +140,7 @@ def test_a_shift_is_refused_with_its_line_unless_the_recipe_says_otherwise(
         "paths": {x: str(tmp_path / f"a.{x}") for x in ("en", "de")},
     }
     with pytest.raises(
-        UserError, match=r"corpora.a: .*a.en and .*a.de slide apart at about line 15\d: .* lacks a line"
+        UserError, match=r"corpora.a: .*a.en and .*a.de slide apart at about line 15\d: .* lacks 1 line"
     ):
         check_alignment(CorpusConfig.model_validate(settings), "corpora.a")
     with pytest.raises(UserError, match="slide apart"):
