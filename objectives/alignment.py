@@ -24,6 +24,20 @@ class Alignment(NamedTuple):
     report: LossReport  # unweighted, detached
 
 
+class Comparison(NamedTuple):
+    """How the similarities of a pool become a loss."""
+
+    additive_margin: float = 0.0  # taken from the cosine of a pair
+    widths: tuple[int, ...] = ()  # prefixes of the vectors that are losses too; the whole vector always is
+
+    def prefixes(self, width: int) -> list[tuple[int, float]] | None:
+        """Return the prefixes and weights of their losses, whose mean is the loss, for vectors of ``width``."""
+        if not self.widths:
+            return None
+        every = sorted({*self.widths, width})
+        return [(prefix, 1 / len(every)) for prefix in every]
+
+
 class Pairs(NamedTuple):
     """P pairs of documents, the columns of a batch that compare."""
 
@@ -42,6 +56,7 @@ def sentence_alignment(
     batch: PackedBatch,
     weights: Tensor,
     *,
+    comparison: Comparison = Comparison(),  # noqa: B008  # a tuple: nothing in it changes
     ranks: ProcessGroup | None = None,
     implementation: str = "auto",
 ) -> Alignment:
@@ -56,6 +71,7 @@ def sentence_alignment(
         output.inverse_temperature,
         pairs_of(batch),
         weights,
+        comparison=comparison,
         ranks=ranks,
         implementation=implementation,
     )
@@ -67,6 +83,7 @@ def align(
     pairs: Pairs,
     weights: Tensor,
     *,
+    comparison: Comparison,
     ranks: ProcessGroup | None,
     implementation: str,
 ) -> Alignment:
@@ -80,6 +97,8 @@ def align(
         query_groups=pairs.groups,
         key_groups=pairs.groups,
         weights=weights[pairs.stream],
+        additive_margin=comparison.additive_margin,
+        widths=comparison.prefixes(vectors.shape[1]),
         ranks=ranks,
         implementation=implementation,
     )

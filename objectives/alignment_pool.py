@@ -27,7 +27,7 @@ from torch.distributed import ProcessGroup
 from data.batch import PackedBatch
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch, Margin, pair_margin
-from objectives.alignment import Alignment, Pairs, align, pairs_of
+from objectives.alignment import Alignment, Comparison, Pairs, align, pairs_of
 
 
 class AlignmentPool:
@@ -37,13 +37,15 @@ class AlignmentPool:
         self,
         weights: Tensor,
         *,
+        comparison: Comparison = Comparison(),  # noqa: B008  # a tuple: nothing in it changes
         in_batch: InBatch | None = None,
         ranks: ProcessGroup | None = None,
         alignment: str = "auto",
         margin: str = "auto",
     ) -> None:
-        """``weights`` (S,) per stream and ``ranks`` as in ``sentence_alignment``; then the losses' implementations."""
+        """``weights`` (S,), ``comparison``, ``ranks`` as in ``sentence_alignment``; then each loss's implementation."""
         self._weights = weights
+        self._comparison = comparison
         self._in_batch = in_batch
         self._ranks = ranks
         self._of_alignment, self._of_margin = alignment, margin
@@ -73,6 +75,7 @@ class AlignmentPool:
                 inverse_temperature,
                 pairs,
                 self._weights,
+                comparison=self._comparison,
                 ranks=self._ranks,
                 implementation=self._of_alignment,
             )

@@ -155,6 +155,8 @@ def encoder_config(recipe: Recipe, ids: int, languages: int) -> EncoderConfig:
                 f"maximum_tokens {recipe.maximum_tokens}: the model of {shape.start_from} takes documents of at most"
                 f" {config.longest_document} tokens."
             )
+        if problem := recipe.alignment.too_wide(config.width):
+            raise UserError(f"{problem}.")
         ours = {"dropout": shape.dropout, "initializer_std": shape.initializer_std, "languages": languages}
         return config.model_copy(update=ours)
     config = shape.encoder(ids, languages)

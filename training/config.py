@@ -112,6 +112,32 @@ class ParallelConfig(Section):
     sequence: bool = False  # they also share what lies between the layers, each some of the tokens
 
 
+class AlignmentConfig(Section):
+    """The loss of the pairs of translation_alignment and mixed_alignment, which are one pool."""
+
+    additive_margin: float = Field(
+        0.0, ge=0, lt=2
+    )  # that a pair must be closer by, in cosine, than it counts for
+    matryoshka: tuple[
+        Annotated[int, Field(ge=1)], ...
+    ] = ()  # widths of prefixes that are to serve as vectors too
+
+    @model_validator(mode="after")
+    def _grows(self) -> AlignmentConfig:
+        if list(self.matryoshka) != sorted(set(self.matryoshka)):
+            raise ValueError(f"matryoshka {list(self.matryoshka)}: give each width once, the smallest first")
+        return self
+
+    def too_wide(self, width: int) -> str | None:
+        """What is wrong with the prefixes for sentence vectors of ``width``; None if nothing is."""
+        if self.matryoshka and self.matryoshka[-1] >= width:
+            return (
+                f"alignment.matryoshka {list(self.matryoshka)}: prefixes are shorter than the sentence vector,"
+                f" which has {width} coordinates and is always part of the loss"
+            )
+        return None
+
+
 class KernelsConfig(Section):
     """Which implementation of each loss runs. One that can not run here is refused at the first step.
 
@@ -171,6 +197,7 @@ class Recipe(DataConfig):
     batch: BatchConfig
     model: ModelConfig
     optimizer: OptimizerConfig = OptimizerConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
     kernels: KernelsConfig = KernelsConfig()
     parallel: ParallelConfig = ParallelConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -196,6 +223,12 @@ class Recipe(DataConfig):
                     f"corpora.{name} has no scores, so tasks.adaptive_margin needs a teacher's: python -m data.teach,"
                     " and name the folder that it writes as tasks.adaptive_margin.teacher"
                 )
+        if self.alignment != AlignmentConfig() and not (alignment or self.tasks.mixed_alignment):
+            problems.append(
+                "alignment is the loss of tasks.translation_alignment and tasks.mixed_alignment, and neither is on"
+            )
+        if self.model.width is not None and (problem := self.alignment.too_wide(self.model.width)):
+            problems.append(problem)
         if self.optimizer.warmup_steps > self.steps:
             problems.append(
                 f"optimizer.warmup_steps {self.optimizer.warmup_steps} exceeds steps {self.steps}"

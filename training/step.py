@@ -24,7 +24,7 @@ from data.tasks import TasksConfig
 from kernels.margin import MarginForm
 from model.parallel.topology import Axis
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
-from objectives.alignment import pairs_of, sentence_alignment
+from objectives.alignment import Comparison, pairs_of, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
 from objectives.masked_tokens import masked_token_loss
 from objectives.report import LossReport
@@ -101,20 +101,26 @@ def run_microbatches(
     weights: Tensor,
     *,
     aligned: bool,
-    margins: StepMargins = StepMargins(),  # noqa: B008  # a tuple: nothing in it changes
+    comparison: Comparison = Comparison(),  # noqa: B008  # a tuple: nothing in it changes
+    margins: StepMargins = StepMargins(),  # noqa: B008  # likewise
     kernels: KernelsConfig = KernelsConfig(),  # noqa: B008  # frozen
 ) -> StepLosses:
     """Forward and backward of this rank's part of a step; the gradient is left with the engine.
 
     The slots of ``batches`` are filled. ``aligned`` says whether the recipe has tasks that compare sentences,
     ``margins`` which margin losses there are. They decide which collectives run, so they must be the same on every
-    rank and at every step. ``kernels`` names the implementations of the losses that are computed here.
+    rank and at every step. ``comparison`` is how sentences are compared, ``kernels`` names the implementations of the
+    losses that are computed here.
     """
     ranks = engine.world.data.group
     reports: list[LossReport] = []
     triplets: list[Margin] = []
     in_batch: list[Margin] = []
-    pool = _first_pass(engine, batches, weights, margins, kernels) if aligned and len(batches) > 1 else None
+    pool = (
+        _first_pass(engine, batches, weights, comparison, margins, kernels)
+        if aligned and len(batches) > 1
+        else None
+    )
     if pool is not None:
         reports.append(pool.solve().report)
         in_batch += [] if pool.margin is None else [pool.margin]
@@ -127,7 +133,7 @@ def run_microbatches(
             loss = loss + pool.surrogate(number, output)
         elif aligned:
             alignment = sentence_alignment(
-                output, batch, weights, ranks=ranks, implementation=kernels.alignment
+                output, batch, weights, comparison=comparison, ranks=ranks, implementation=kernels.alignment
             )
             loss = loss + alignment.total
             reports.append(alignment.report)
@@ -159,12 +165,14 @@ def _first_pass(
     engine: Engine,
     batches: Sequence[PackedBatch],
     weights: Tensor,
+    comparison: Comparison,
     margins: StepMargins,
     kernels: KernelsConfig,
 ) -> AlignmentPool:
     """The sentence vectors of the whole step."""
     pool = AlignmentPool(
         weights,
+        comparison=comparison,
         in_batch=margins.in_batch,
         ranks=engine.world.data.group,
         alignment=kernels.alignment,

@@ -28,6 +28,7 @@ from model.generation import Decoding
 from model.parallel.split import whole_shape
 from model.pretraining import PretrainingOutput
 from objectives.adaptive_margin import InBatch
+from objectives.alignment import Comparison
 from training import checkpoint, run_folder
 from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.checkpoint import Found
@@ -310,6 +311,7 @@ class Trainer:
         return run_microbatches(
             self.engine, text.batches, weights,
             aligned=any(stream.task.loss == "alignment" for stream in self.data.streams),
+            comparison=Comparison(self.recipe.alignment.additive_margin, self.recipe.alignment.matryoshka),
             margins=self._margins_of(text.tally),
             kernels=self.recipe.kernels,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from data.batch import PackedBatch
-from objectives.alignment import sentence_alignment
+from objectives.alignment import Comparison, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
 from tests.objectives.microbatches import STREAMS, TinyEncoder, joined, step_of
 from tests.ranks import run_on_ranks
@@ -143,3 +143,27 @@ def test_the_report_counts_every_pair_once_by_its_stream() -> None:
 def test_the_total_is_the_weighted_sum_of_the_report() -> None:
     _, (_, _, total, sums, _, _) = whole_step([[9]])
     assert float(total) == pytest.approx(float(sums @ WEIGHTS), rel=1e-12)
+
+
+def test_margin_and_prefixes_reach_the_pool_and_one_microbatch_alike() -> None:
+    comparison = Comparison(additive_margin=0.2, widths=(2,))
+    microbatches = step_of([3, 5, 0, 2])
+    whole, cut = TinyEncoder(), TinyEncoder()
+    batch = joined(microbatches)
+    total = sentence_alignment(whole(batch), batch, WEIGHTS, comparison=comparison).total
+    total.backward()
+    pool = AlignmentPool(WEIGHTS, comparison=comparison)
+    for part in microbatches:
+        pool.collect(cut(part), part)
+    assert float(pool.solve().total) == pytest.approx(float(total.detach()), rel=1e-12)
+    for number, part in enumerate(microbatches):
+        pool.surrogate(number, cut(part)).backward()
+    for value, true in zip(cut.gradients(), whole.gradients(), strict=True):
+        torch.testing.assert_close(value, true, rtol=1e-11, atol=1e-12)
+    for other in (Comparison(), Comparison(additive_margin=0.2), Comparison(widths=(2,))):
+        assert sentence_alignment(whole(batch), batch, WEIGHTS, comparison=other).total != total
+
+
+def test_prefixes_are_weighted_alike_with_the_whole_vector_among_them() -> None:
+    assert Comparison(widths=(2, 4)).prefixes(8) == [(2, 1 / 3), (4, 1 / 3), (8, 1 / 3)]
+    assert Comparison().prefixes(8) is None

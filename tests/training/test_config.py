@@ -70,6 +70,9 @@ def test_the_recipes_of_the_project_are_sound_and_come_back_from_the_run_folder(
         ("evaluation.retrieval.among.among=[sentences]", "evaluation.retrieval.among needs parallel corpora"),
         ("precision=fp16", "precision"),
         ("tasks.mmlm.mask_rate=1", "tasks.mmlm.mask_rate"),
+        ("alignment.additive_margin=-0.1", "alignment.additive_margin"),
+        ("alignment.matryoshka=[16, 8]", "give each width once, the smallest first"),
+        ("alignment.matryoshka=[8, 100000]", "prefixes are shorter than the sentence vector"),
         ("model.temperature=0", "model.temperature"),
     ],
 )
@@ -116,6 +119,10 @@ def gated(generators: str) -> str:
         ((gated("{dictionary: 1}"),), "pseudo_tokens.gate has no effect: the generator is off"),
         ((gated("{pseudo_tokens: 1}"), "model.language_embeddings=true"), "another generator has to mix, and none"),
         (("sampling.stages=[{tokens: 5, weights: {tml: 1}}, {}]",), "sampling.stages.0.weights names 'tml'; tasks"),
+        (
+            ("tasks.translation_alignment=null", "tasks.mixed_alignment=null", "alignment.additive_margin=0.1"),
+            "alignment is the loss of tasks.translation_alignment and tasks.mixed_alignment, and neither is on",
+        ),
         (("sampling.stages=[{tokens: 5, budget: {}}, {}]",), "stages.0.budget: unknown key; did you mean 'budgets'?"),
         (("sampling.maximum_epochs={test: 3}",), "names 'test'; corpora that are trained on: rows, sentences"),
         (("sampling.language_temperature={start: 0.5, end: 2, tokens: 9}",), "temperature.end = 2: input should be"),
