@@ -39,7 +39,6 @@ from training.trainer import Trainer
 pytestmark = pytest.mark.ranks
 STEPS = 20
 FEW = 3
-BFLOAT16_LOSSES, BFLOAT16_NORMS = 2e-3, 3e-2  # as tests/training/test_step.py has them for one rank
 BASE = (
     f"steps={STEPS}", WITHOUT_EVALUATION, "checkpoint.every=0", "log.every=100", "model.heads=4", *WITH_BTMLM,
     "batch.microbatch_tokens=2048", "optimizer.schedule=constant",
@@ -89,7 +88,7 @@ def run(
         trainer.fit()
         return probe(trainer)
 
-    return run_on_ranks(of_rank, tensor * data, timeout=300)
+    return run_on_ranks(of_rank, tensor * data, timeout=900)
 
 
 def whole_weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -163,17 +162,28 @@ def test_so_it_is_over_twenty_steps_at_every_topology_and_stage(
     check_parity(recipe, tmp_path, long_reference, tensor=tensor, data=data, stage=stage)
 
 
+@pytest.fixture(scope="module")
+def in_bfloat16(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """The steps of one process in bfloat16."""
+    runs = tmp_path_factory.mktemp("bfloat16")
+    run(recipe, runs, "precision=bf16", tensor=1, data=1, stage=1, probe=lambda trainer: None)
+    return read_metrics(runs / "small")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("tensor", "data", "stage"), [(2, 1, 0), (2, 1, 1), (2, 2, 3)])
-def test_bfloat16_over_tensor_ranks_stays_as_near_as_in_one_process(
-    recipe: Path, tmp_path: Path, long_reference: Reference, tensor: int, data: int, stage: int
+def test_bfloat16_over_tensor_ranks_is_that_of_one_process_within_its_rounding(
+    recipe: Path, tmp_path: Path, in_bfloat16: list[dict[str, float]], tensor: int, data: int, stage: int
 ) -> None:
-    probed = run(
-        recipe, tmp_path, "precision=bf16", tensor=tensor, data=data, stage=stage, probe=whole_weights
-    )
-    found = differences(read_metrics(tmp_path / "small"), probed[0], long_reference)
+    """One process in bfloat16 is as far from float64: 1e-3 in the loss, 2.4e-2 in the smallest task loss."""
+    run(recipe, tmp_path, "precision=bf16", tensor=tensor, data=data, stage=stage, probe=lambda trainer: None)
+    steps = read_metrics(tmp_path / "small")
+    found = {
+        name: relative(column(steps, name), column(in_bfloat16, name))
+        for name in ("loss", *(f"loss/{task}" for task in TASKS), "grad_norm")
+    }
     print(f"tensor {tensor} data {data} ZeRO-{stage} bfloat16: {found}")
-    assert found["losses"] <= BFLOAT16_LOSSES and found["norms"] <= BFLOAT16_NORMS, found
+    assert found["loss"] <= 2e-3 and max(found.values()) <= 3e-2, found
 
 
 def test_dropout_evaluation_and_a_vocabulary_that_does_not_divide_are_those_of_one_rank(
@@ -199,7 +209,17 @@ def test_dropout_evaluation_and_a_vocabulary_that_does_not_divide_are_those_of_o
         assert (same_weights[name] - weight).norm() <= 1e-5 * max(weight.norm().item(), 1.0), name
 
 
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "fp32"), (3, "fp32"), (1, "bf16")])
+@pytest.mark.parametrize(
+    ("stage", "precision"),
+    [
+        (0, "fp32"),
+        (3, "fp32"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((1, "fp32"), (2, "fp32"), (0, "bf16"), (1, "bf16"), (3, "bf16"))
+        ),
+    ],
+)
 def test_a_part_of_the_gradient_that_is_not_finite_stops_the_step_on_every_rank(
     small_recipe: Path, stage: int, precision: str
 ) -> None:
