@@ -49,7 +49,7 @@ ALIGNMENT: Final = (
 )  # fmt: skip
 MARGIN: Final = ("gather", "reference", "streaming", "native", "triton", "cuda", "compiled")
 HEAD: Final = (
-    "dense", "reference", "streaming", "triton", "compiled", "torch_chunks", "liger", "cut_cross_entropy",
+    "dense", "reference", "streaming", "triton", "torch", "compiled", "torch_chunks", "liger", "cut_cross_entropy",
 )  # fmt: skip
 
 

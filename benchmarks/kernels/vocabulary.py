@@ -119,7 +119,7 @@ def _of_function(function: Callable[..., Tensor]) -> Callable[[Inputs], Run]:
 
 CONTESTANTS: Final[dict[str, tuple[str, Callable[[Inputs], Run]]]] = {
     "dense": ("dense: cross_entropy(linear)", _of_function(_dense)),
-    **{name: (f"ours, {name}", ours(name)) for name in ("reference", "streaming", "triton")},
+    **{name: (f"ours, {name}", ours(name)) for name in ("reference", "streaming", "triton", "torch")},
     "compiled": ("dense under torch.compile", _compiled),
     "torch_chunks": ("F.linear_cross_entropy, 256 rows", _of_function(_torch_chunks)),
     "liger": ("liger-kernel", _liger),

@@ -237,10 +237,12 @@ def test_an_implementation_is_as_exact_as_dense_torch_and_the_same_each_time(
     dense = solve(case, "reference", device, dtype)
     found = solve(case, implementation, device, dtype)
     assert found.total.dtype == torch.float32 and found.total.device.type == device
+    # The head alone has logits in the inputs' dtype: their roundings differ, and what is left of them in a loss.
+    of_loss = TOLERANCES[dtype] / 10 if loss == "vocabulary" else TOLERANCES[torch.float32]
     for value, of_dense, true in zip(
         (found.total, *found.beside), (dense.total, *dense.beside), (truth.total, *truth.beside), strict=True
     ):
-        assert_no_worse(value, of_dense, true, TOLERANCES[torch.float32] * largest_logit(arguments))
+        assert_no_worse(value, of_dense, true, of_loss * largest_logit(arguments))
     for value, of_dense, true in zip(found.gradients, dense.gradients, truth.gradients, strict=True):
         assert value.dtype == dtype
         assert_no_worse(value, of_dense, true, TOLERANCES[dtype] * largest_logit(arguments) ** 0.5)
