@@ -31,7 +31,7 @@ from training.config import Recipe
 from training.engine import Engine, join_world
 from training.metrics import read_evaluations, read_metrics
 from training.optimizer import build_optimizer
-from training.sharding import data_ranks, resolve_sharding
+from training.sharding import data_ranks, read_sharding, resolve_sharding
 from training.shared_batches import SharedBatches
 from training.step import sum_tallies
 from training.trainer import Trainer
@@ -78,13 +78,14 @@ def run(
     data: int,
     stage: int,
     probe: Callable[[Trainer], Any],
+    values: dict[str, Any] | None = None,
 ) -> list[Any]:
     """Train on ``tensor`` x ``data`` ranks; what ``probe`` says of each rank's Trainer when it is done."""
 
     def of_rank(group: object) -> Any:
         launched()
         raw = read_recipe(recipe, [*BASE, *settings, f"parallel.tensor={tensor}"])
-        trainer = Trainer(parse_recipe(raw, Recipe), raw, sharding(stage), Path("ds.json"), runs)
+        trainer = Trainer(parse_recipe(raw, Recipe), raw, values or sharding(stage), Path("ds.json"), runs)
         trainer.fit()
         return probe(trainer)
 
@@ -136,9 +137,18 @@ def differences(
 
 
 def check_parity(
-    recipe: Path, runs: Path, truth: Reference, *settings: str, tensor: int, data: int, stage: int
+    recipe: Path,
+    runs: Path,
+    truth: Reference,
+    *settings: str,
+    tensor: int,
+    data: int,
+    stage: int,
+    values: dict[str, Any] | None = None,
 ) -> None:
-    probed = run(recipe, runs, *settings, tensor=tensor, data=data, stage=stage, probe=whole_weights)
+    probed = run(
+        recipe, runs, *settings, tensor=tensor, data=data, stage=stage, probe=whole_weights, values=values
+    )
     for weights in probed[1:]:  # the same on every rank, bit by bit: what is whole too
         assert all(torch.equal(weights[name], tensor) for name, tensor in probed[0].items())
     found = differences(read_metrics(runs / "small"), probed[0], truth)
@@ -160,6 +170,16 @@ def test_so_it_is_over_twenty_steps_at_every_topology_and_stage(
     recipe: Path, tmp_path: Path, long_reference: Reference, tensor: int, data: int, stage: int
 ) -> None:
     check_parity(recipe, tmp_path, long_reference, tensor=tensor, data=data, stage=stage)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["cpu", "zero1", "zero3", "zero3_offload"])
+def test_so_it_is_with_the_files_of_the_project(
+    recipe: Path, tmp_path: Path, reference: Reference, file: str
+) -> None:
+    values = read_sharding(Path(f"ds_configs/{file}.json"))
+    stage = values["zero_optimization"]["stage"]
+    check_parity(recipe, tmp_path, reference, f"steps={FEW}", tensor=2, data=2, stage=stage, values=values)
 
 
 @pytest.fixture(scope="module")
