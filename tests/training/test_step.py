@@ -152,7 +152,8 @@ def test_pseudo_tokens_that_are_drawn_are_the_same_on_any_ranks(small_recipe: Pa
     for mine, theirs in zip(one, other, strict=True):
         assert mine.keys() == theirs.keys()
         for name, value in mine.items():
-            assert theirs[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
+            # A language's own loss is that of a few pairs: float32 logits of 20 alone move it by 2e-6.
+            assert theirs[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
 @pytest.mark.ranks
