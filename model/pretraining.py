@@ -63,7 +63,8 @@ class PretrainingModel(nn.Module):
 
     Weights depend on ``seed`` alone. ``layer_norm`` is a class with the interface of ``torch.nn.LayerNorm``;
     ``checkpoint_layers`` trades time for memory; ``vocabulary_loss`` names an implementation of that loss.
-    Works on the meta device.
+    Works on the meta device. Without a seed the weights have room and no values: ``first_values`` gives them, one after
+    the other, so that each may be put away before the next is there.
 
     Over the ranks of ``tensor`` the model is cut as model/parallel/plan.py says, with ``sequence`` also what lies
     between the layers. All of them run it on the same batches, and each gets the whole output.
@@ -75,7 +76,7 @@ class PretrainingModel(nn.Module):
         initial_temperature: float = 0.05,
         *,
         learn_temperature: bool = True,
-        seed: int = 0,
+        seed: int | None = 0,
         layer_norm: LayerNormClass = nn.LayerNorm,
         checkpoint_layers: bool = False,
         vocabulary_loss: str = "auto",
@@ -88,15 +89,19 @@ class PretrainingModel(nn.Module):
         self.tensor = tensor
         rows = tensor if sequence else Axis()
         device = torch.get_default_device()
-        with torch.device("meta") if tensor.size > 1 else nullcontext():  # no rank ever holds the whole
+        later = tensor.size > 1 or seed is None
+        with torch.device("meta") if later else nullcontext():  # no rank ever holds the whole
             self.encoder = Encoder(
                 config, layer_norm=layer_norm, checkpoint_layers=checkpoint_layers, rows=rows
             )
             self.head = MaskedTokenHead(config, layer_norm)
         if tensor.size > 1:
             cut(self, tensor, device, rows=sequence)
+        elif later:
+            self.to_empty(device=device)
         self.temperature = InverseTemperature(initial_temperature, learn_temperature)
-        initialise(self, config, seed, tensor)
+        if seed is not None:
+            initialise(self, config, seed, tensor)
 
     def forward(
         self, batch: Batch, sentence_vectors_only: bool = False, decoding: Decoding | None = None
@@ -173,20 +178,26 @@ def initialise(module: nn.Module, config: EncoderConfig, seed: int, tensor: Axis
     meta device there is nothing to fill.
     """
     for name, parameter in module.named_parameters():
-        if parameter.is_meta:
-            continue
-        with torch.no_grad():
-            if name.endswith("language.weight"):
-                parameter.zero_()
-            elif parameter.ndim == 2:
-                key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
-                generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
-                padding = config.pad_id if name.endswith(("word.weight", "position.weight")) else None
-                _draw(parameter, generator, config.initializer_std, padding, tensor)
-            elif name.endswith("bias"):
-                parameter.zero_()
-            elif name.endswith("norm.weight"):
-                parameter.fill_(1.0)
+        if not parameter.is_meta:
+            first_values(name, parameter, config, seed, tensor)
+
+
+@torch.no_grad()
+def first_values(
+    name: str, parameter: Tensor, config: EncoderConfig, seed: int, tensor: Axis = Axis()
+) -> None:
+    """Give one parameter of a model the values that ``initialise`` gives it."""
+    if name.endswith("language.weight"):
+        parameter.zero_()
+    elif parameter.ndim == 2:
+        key = hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8]
+        generator = torch.Generator().manual_seed(int.from_bytes(key, "little") >> 1)
+        padding = config.pad_id if name.endswith(("word.weight", "position.weight")) else None
+        _draw(parameter, generator, config.initializer_std, padding, tensor)
+    elif name.endswith("bias"):
+        parameter.zero_()
+    elif name.endswith("norm.weight"):
+        parameter.fill_(1.0)
 
 
 def _draw(

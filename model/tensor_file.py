@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -113,7 +114,7 @@ class TensorFile:
     def read(self, name: str) -> Tensor:
         """A whole tensor."""
         entry = self.entries[name]
-        tensor = torch.empty(math.prod(entry.shape), dtype=entry.dtype)
+        tensor = room_for(math.prod(entry.shape), entry.dtype)
         self.read_into([(name, 0, tensor)])
         return tensor.view(entry.shape)
 
@@ -145,6 +146,16 @@ def write_tensors(
         os.fsync(file.fileno())
         size = os.fstat(file.fileno()).st_size
     return Sealed(size, digest.hexdigest())
+
+
+def room_for(elements: int, dtype: torch.dtype) -> Tensor:
+    """Memory for a flat tensor that is read once and given back: a mapping of its own.
+
+    It goes back to the system when the tensor is freed, where the heap would keep holes between what stays.
+    """
+    if not elements:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, elements * dtype.itemsize), dtype=dtype)
 
 
 def pieces(tensor: Tensor) -> Iterator[Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from data.back_translation import BackTranslationConfig
 from data.config import DataConfig
@@ -29,7 +30,7 @@ from model.generation import Decoding
 from model.huggingface import ModelError, read_config, read_weights
 from model.parallel.split import split_of
 from model.parallel.topology import Axis
-from model.pretraining import PretrainingModel
+from model.pretraining import PretrainingModel, first_values
 from objectives.back_translation import PseudoTokens
 from objectives.second_language import ScriptTables, UseOfIds
 from training.config import Recipe
@@ -173,10 +174,13 @@ def build_model(
     data: DataParts,
     layer_norm: type[nn.Module] = nn.LayerNorm,
     tensor: Axis = Axis(),
+    settle: Callable[[nn.Parameter], None] | None = None,
 ) -> tuple[PretrainingModel, list[str]]:
     """The model with its first weights, and the names of those that the folder to start from did not hold.
 
-    Cut over the ranks of ``tensor``: the part of this one.
+    Cut over the ranks of ``tensor``: the part of this one. ``settle`` is called for every parameter as soon as it has
+    its values, before the next one gets any, and may shard it over data ranks: so no rank holds more than its shards
+    and a parameter.
 
     Raises:
         UserError: the folder to start from can not be read, or what it holds can not be cut over so many ranks.
@@ -192,28 +196,34 @@ def build_model(
         config,
         recipe.model.temperature,
         learn_temperature=recipe.model.learn_temperature,
-        seed=recipe.seed,
+        seed=recipe.seed if settle is None else None,
         layer_norm=layer_norm,
         checkpoint_layers=recipe.model.activation_checkpointing,
         vocabulary_loss=recipe.kernels.vocabulary,
         tensor=tensor,
         sequence=recipe.parallel.sequence and tensor.size > 1,
     )
-    fresh: list[str] = []
+    parameters = dict(model.named_parameters())
     if recipe.model.start_from is not None:
         try:
-            fresh = _start_from(Path(recipe.model.start_from), model, tensor)
+            for name, whole in read_weights(Path(recipe.model.start_from), config):
+                parameter = parameters.pop(name)
+                _fill(parameter, whole, tensor)
+                del whole
+                if settle is not None:
+                    settle(parameter)
         except ModelError as error:
             raise UserError(str(error)) from None
-    return model, fresh
+    fresh = [name for name in parameters if not name.startswith("temperature")]
+    if settle is not None:
+        for name, parameter in parameters.items():
+            first_values(name, parameter, config, recipe.seed, tensor)
+            settle(parameter)
+    return model, fresh if recipe.model.start_from is not None else []
 
 
 @torch.no_grad()
-def _start_from(folder: Path, model: PretrainingModel, tensor: Axis) -> list[str]:
-    """Fill ``model`` with what the folder holds, a tensor at a time; the names of what it did not hold."""
-    parameters = dict(model.named_parameters())
-    for name, whole in read_weights(folder, model.config):
-        parameter = parameters.pop(name)
-        split = split_of(parameter)
-        parameter.copy_(whole if split is None else split.take(whole, tensor.rank, tensor.size))
-    return [name for name in parameters if not name.startswith("temperature")]
+def _fill(parameter: nn.Parameter, whole: Tensor, tensor: Axis) -> None:
+    """Give ``parameter`` the values of ``whole``, or of the part that it is; ``whole`` may become its memory."""
+    split = split_of(parameter)
+    parameter.data = whole if split is None else split.take(whole, tensor.rank, tensor.size)

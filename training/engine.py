@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.recipe import UserError
 from model.generation import Decoding
@@ -115,6 +115,38 @@ def join_world(tensor: int = 1) -> World:
     groups._init_tp_mesh_device(tensor_model_parallel_size=tensor)
     of_tensor = Axis.of(groups.get_tensor_model_parallel_group())
     return World(Topology(of_tensor, Axis.of(groups.get_data_parallel_group())), device)
+
+
+def sharder(sharding: dict[str, Any], world: World) -> Callable[[nn.Parameter], None] | None:
+    """What shards a parameter over the data ranks as soon as it has its values; None below stage 3.
+
+    DeepSpeed would do the same with the whole model at once, which every rank would have to hold until then.
+    """
+    if int(sharding["zero_optimization"].get("stage", 0)) < 3:
+        return None
+    import deepspeed
+
+    dtype = torch.bfloat16 if sharding["bf16"]["enabled"] else torch.float32
+    several = world.tensor.size > 1
+    first: list[Any] = []
+
+    def shard(parameter: nn.Parameter) -> None:
+        parameter.data = parameter.data.to(dtype)
+        if first:
+            first[0].convert_to_zero_parameters(param_list=[parameter])
+            return
+        alone = nn.Module()
+        alone.register_parameter("parameter", parameter)
+        deepspeed.zero.Init(
+            module=alone,
+            dtype=dtype,
+            config_dict_or_path=sharding,
+            data_parallel_group=world.data.group if several else None,
+            mpu=world.topology if several else None,
+        )
+        first.append(parameter)
+
+    return shard
 
 
 class Engine:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from data.recipe import UserError
+from model.parallel.split import whole_shape
 from training.config import OptimizerConfig
 
 _APEX_HINT = (
@@ -78,7 +79,7 @@ def build_optimizer(
     others: list[nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
-            kind = table if name == TOKEN_TABLE else matrices if parameter.dim() >= 2 else others
+            kind = table if name == TOKEN_TABLE else matrices if len(whole_shape(parameter)) >= 2 else others
             kind.append(parameter)
     of_table = (config.table_learning_rate or config.learning_rate) / config.learning_rate
     groups = [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model.parallel.split import Split
-from model.tensor_file import CHUNK, Sealed, TensorFile, TensorFileError, write_tensors
+from model.tensor_file import CHUNK, Sealed, TensorFile, TensorFileError, room_for, write_tensors
 from training.fragments import Cut, Runs, overlap, packed, within
 
 
@@ -132,10 +131,7 @@ class Shards:
     def whole(self, name: str, kind: str) -> Tensor:
         """One tensor of a parameter, put together from all tensor and data ranks."""
         cut = Cut(self.cuts[name].shape)
-        dtype = self.kinds[kind]
-        # A mapping of its own goes back to the system when the tensor is freed; the heap would keep some of it.
-        room = mmap.mmap(-1, max(1, cut.elements * dtype.itemsize))
-        tensor = torch.frombuffer(room, dtype=dtype, count=cut.elements) if cut.elements else torch.empty(0)
+        tensor = room_for(cut.elements, self.kinds[kind])
         self.fill(Held(name, cut, 0, {kind: tensor}))
         return tensor.view(cut.shape)
 

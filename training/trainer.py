@@ -35,7 +35,7 @@ from training.checkpoint import Found
 from training.config import Recipe, settings_of_a_run
 from training.decisions import Decisions
 from training.dry_batch import dry_batch
-from training.engine import Engine, World, join_world
+from training.engine import Engine, World, join_world, sharder
 from training.evaluation import Evaluator
 from training.margins import Margins
 from training.metrics import Telemetry, read_evaluations, read_events
@@ -78,7 +78,7 @@ class Trainer:
         resolved = resolve_sharding(sharding, sharding_path, recipe, raw.path, self.world.ranks)
         found = self._checkpoint_to_resume()
         norm = layer_norm_class(recipe.optimizer, self.world.device)
-        model, fresh = build_model(recipe, self.data, norm, self.world.tensor)
+        model, fresh = build_model(recipe, self.data, norm, self.world.tensor, sharder(resolved, self.world))
         self.encoder = model.config
         parameters = sum(math.prod(whole_shape(parameter)) for parameter in model.parameters())
         optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, self.world.device)
