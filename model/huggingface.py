@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from model.config import EncoderConfig
+from model.huggingface_files import Tensors, read_json
 from model.huggingface_names import (
     FAMILIES,
     FIRST_POSITION,
@@ -28,7 +29,7 @@ from model.huggingface_names import (
     from_theirs,
     to_theirs,
 )
-from model.tensor_file import TensorFile, TensorFileError, pieces, write_tensors
+from model.tensor_file import pieces, write_tensors
 
 __all__ = [
     "ModelError",
@@ -52,7 +53,7 @@ _TOKENIZER_FILES = (
 def read_config(folder: str | os.PathLike[str]) -> EncoderConfig:
     """Return the shape of the model in ``folder``; ModelError if it is neither XLM-RoBERTa nor BERT."""
     path = Path(folder) / "config.json"
-    values = _read_json(path)
+    values = read_json(path)
     family = _family(values, path)
     refused = {
         "hidden_act": (values.get("hidden_act", "gelu"), "gelu"),
@@ -97,9 +98,9 @@ def load_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> dict[
 def read_weights(folder: str | os.PathLike[str], config: EncoderConfig) -> Iterator[tuple[str, Tensor]]:
     """What ``load_weights`` returns, one at a time: no more than two are in memory."""
     folder = Path(folder)
-    family = _family(_read_json(folder / "config.json"), folder / "config.json")
+    family = _family(read_json(folder / "config.json"), folder / "config.json")
     try:
-        yield from from_theirs(_Tensors(folder), family, config)
+        yield from from_theirs(Tensors(folder), family, config)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from error
 
@@ -137,7 +138,7 @@ def write_folder(
     for name in _TOKENIZER_FILES:
         if (tokenizer_folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, partial / name)
-    tokenizer = _read_json(tokenizer_folder / "tokenizer_config.json") | {"model_max_length": maximum_tokens}
+    tokenizer = read_json(tokenizer_folder / "tokenizer_config.json") | {"model_max_length": maximum_tokens}
     _write_json(partial / "tokenizer_config.json", tokenizer)
     _write_sentence_transformers(config, partial, maximum_tokens)
     for path in partial.rglob("*"):
@@ -308,7 +309,7 @@ def _check_tokenizer(folder: Path, config: EncoderConfig) -> None:
         raise ModelError(
             f"{folder} holds no tokenizer.json; give the tokenizer's folder, as in the token store"
         )
-    content = _read_json(folder / "tokenizer.json")
+    content = read_json(folder / "tokenizer.json")
     vocabulary = content.get("model", {}).get("vocab", [])
     added = [token["id"] for token in content.get("added_tokens", [])]
     largest = max([len(vocabulary) - 1, *added])
@@ -319,18 +320,6 @@ def _check_tokenizer(folder: Path, config: EncoderConfig) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path} does not exist; give the folder of a Hugging Face model") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} can not be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is not a JSON object")
-    return content
-
-
 def _family(values: Mapping[str, Any], path: Path) -> str:
     family = values.get("model_type")
     if family not in FAMILIES:
@@ -339,51 +328,3 @@ def _family(values: Mapping[str, Any], path: Path) -> str:
             "(with XLM-R's vocabulary)"
         )
     return str(family)
-
-
-class _Tensors(Mapping[str, Tensor]):
-    """Every weight in the folder's safetensors, in one file or in shards; read when asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._files: dict[str, TensorFile] = {}
-        for shard in _shards(folder):
-            try:
-                file = TensorFile(folder / shard)
-            except TensorFileError as error:
-                raise ModelError(
-                    f"{shard} can not be read: {error}; copy the model's folder again"
-                ) from error
-            self._files |= dict.fromkeys(file.entries, file)
-
-    def __getitem__(self, name: str) -> Tensor:
-        try:
-            return self._files[name].read(name)
-        except (OSError, TensorFileError) as error:
-            raise ModelError(f"{name} can not be read: {error}; copy the model's folder again") from error
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
-def _shards(folder: Path) -> list[str]:
-    """The names of the folder's safetensors files."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-        strange = [shard for shard in shards if Path(shard).name != shard]
-        if strange:
-            raise ModelError(f"{index.name} names {strange[0]}, which is no file of the folder")
-        return shards
-    if (folder / "model.safetensors").exists():
-        return ["model.safetensors"]
-    pickles = sorted(path.name for path in folder.glob("*.bin"))
-    if pickles:
-        raise ModelError(
-            f"it holds its weights as {pickles[0]}, which can run code when it is opened and is not "
-            "read; convert it where you trust it: AutoModel.from_pretrained(F).save_pretrained(F) "
-            "writes model.safetensors"
-        )
-    raise ModelError("it holds no model.safetensors; give the folder of a Hugging Face model")
