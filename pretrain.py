@@ -29,16 +29,27 @@ def main() -> int:
         "--runs", type=Path, default=Path("runs"), help="where run folders go (default: %(default)s)"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, train nothing, print the sizes"
+        "--dry-run",
+        action="store_true",
+        help="train nothing, print the sizes: on paper, and on the meta device",
     )
-    parser.add_argument("--ranks", type=int, help="with --dry-run: plan for so many ranks")
+    parser.add_argument(
+        "--world",
+        "--ranks",
+        type=int,
+        metavar="N",
+        help="with --dry-run: plan for N GPUs, one process each, on all nodes together (tensor ranks x data ranks);"
+        " none of them has to be here. Without it: for what is here",
+    )
     parser.add_argument("--local_rank", "--local-rank", help=argparse.SUPPRESS)  # launchers add it
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)  # habit of other programs
     arguments = parser.parse_args()
+    if arguments.world is not None and not arguments.dry_run:
+        parser.error("--world belongs to --dry-run; a launcher says how many processes a run has")
     try:
         raw = read_recipe(arguments.recipe, arguments.set)
         recipe = parse_recipe(raw, Recipe)
-        gpu = os.path.exists("/dev/nvidiactl")
+        gpu = os.path.exists("/dev/nvidiactl") or arguments.world is not None
         path = Path(arguments.deepspeed_config or ("ds_configs/zero3.json" if gpu else "ds_configs/cpu.json"))
         sharding = read_sharding(path)
         environment.prepare()
@@ -46,8 +57,8 @@ def main() -> int:
             from training.plan import print_plan
 
             if os.environ["RANK"] == "0":
-                ranks = arguments.ranks or int(os.environ["WORLD_SIZE"])
-                print_plan(recipe, raw, sharding, path, data_ranks(recipe, ranks))
+                world = int(os.environ["WORLD_SIZE"]) if arguments.world is None else arguments.world
+                print_plan(recipe, raw, sharding, path, world, device="cuda" if gpu else "cpu")
             return 0
         # Its errors at once, before torch is imported; the Trainer asks again when it knows the ranks.
         resolve_sharding(sharding, path, recipe, raw.path, data_ranks(recipe, int(os.environ["WORLD_SIZE"])))

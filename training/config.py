@@ -27,13 +27,21 @@ class BatchConfig(Section):
     def _divides(self) -> BatchConfig:
         if self.microbatch_tokens % self.row_tokens:
             raise ValueError(
-                f"microbatch_tokens {self.microbatch_tokens} is not a multiple of row_tokens {self.row_tokens}"
+                f"microbatch_tokens {self.microbatch_tokens} is not a multiple of row_tokens {self.row_tokens}; near it"
+                f" {_multiples(self.row_tokens, self.microbatch_tokens)}"
             )
         if self.step_tokens % self.microbatch_tokens:
             raise ValueError(
-                f"step_tokens {self.step_tokens} is not a multiple of microbatch_tokens {self.microbatch_tokens}"
+                f"step_tokens {self.step_tokens} is not a multiple of microbatch_tokens {self.microbatch_tokens}; near"
+                f" it {_multiples(self.microbatch_tokens, self.step_tokens)}"
             )
         return self
+
+
+def _multiples(unit: int, value: int) -> str:
+    """Those of ``unit`` around ``value``, in words."""
+    below = value // unit * unit
+    return f"are {below} and {below + unit}" if below else f"is {unit}"
 
 
 class ModelConfig(Section):

@@ -1,0 +1,140 @@
+"""Bytes that the forward of a microbatch leaves for its backward, part by part, by arithmetic.
+
+Of a layer (R rows, D width, F inner width, t tensor ranks, own rows R / t with sequence parallelism, else R)::
+
+    attention     what projection read (own, D), queries, keys and values 3 (R, D / t), their output (R, D / t), and
+                  the weights of short documents on a CPU, a logarithm of each row and head elsewhere
+    feed-forward  what inner read (own, D), before and after GELU 2 (R, F / t)
+    norms         two sums (own, D), and what two norms keep of each row
+
+With activation checkpointing a layer leaves its input (own, D), and one layer at a time is computed again. Without
+dropout 16 D R elements a layer at t = 1 and F = 4 D, as Korthikanti et al. (2022) count them for queries, keys and
+values that are one tensor.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from model.config import EncoderConfig
+
+# As kernels/vocabulary/tiles.py has them.
+_TILE_ROWS = 8192
+_TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
+_KEPT_BYTES = 128 * 2**20
+_ALIGNED = 64
+_NUMBER = 8  # bytes of an id or a place
+
+
+class Contents(NamedTuple):
+    """What stands in a microbatch."""
+
+    tokens: int  # T
+    rows: int  # R: tokens without the tail, and what the layout fills up
+    predicted: int
+    sentence_tokens: int
+    sentence_documents: int
+    pairs: int
+    squares: int = 0  # on a CPU: sum of L * L over the padded documents of at most 256 tokens
+    long_rows: int = 0  # rows of longer ones, if there are any; torch's kernel for attention then takes all
+    generated: int = 0  # tokens of the documents in which pseudo tokens are written beforehand
+    readers: bool = False  # on a GPU: some documents have readers, and rows are copied for two calls
+
+
+class Cutting(NamedTuple):
+    """How the model lies over tensor ranks, and how it is run."""
+
+    tensor: int = 1
+    sequence: bool = False
+    checkpointing: bool = False
+    device: str = "cpu"
+    loss: str = "auto"  # implementation of the vocabulary's
+
+
+def activations(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> dict[str, int]:
+    """Bytes of each part, with numbers of ``width`` bytes."""
+    rows = contents.rows
+    own = -(-rows // cutting.tensor) if cutting.sequence else rows
+    statistics = 2 * own * (4 if cutting.device == "cuda" else width)  # mean and deviation of a norm's rows
+    of_dropout = 0
+    if config.dropout:
+        of_dropout = own * config.width * (width if cutting.device == "cpu" or cutting.sequence else 1)
+    layer = {
+        "attention": own * config.width * width + _attention(config, contents, cutting, width),
+        "feed-forward": (own * config.width + 2 * rows * config.feed_forward // cutting.tensor) * width,
+        "norms, dropout": 2 * (own * config.width * width + statistics + of_dropout),
+    }
+    of_embedding = own * config.width * width * (2 if config.languages else 1) + statistics + of_dropout
+    parts = {"embedding": of_embedding + (3 * rows + contents.tokens) * _NUMBER}
+    if cutting.checkpointing:
+        parts["layers' inputs"] = config.layers * own * config.width * width
+        parts["a layer, again"] = sum(layer.values())
+    else:
+        parts |= {name: config.layers * size for name, size in layer.items()}
+    return parts | _heads(config, contents, cutting, width)
+
+
+def _attention(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> int:
+    rows, heads = contents.rows, config.heads // cutting.tensor
+    of_width = rows * config.width // cutting.tensor * width
+    if cutting.device == "cuda":
+        return (6 if contents.readers else 4) * of_width + rows * heads * 4
+    weights = contents.squares * heads * width
+    if not contents.long_rows:
+        return 4 * of_width + weights
+    # The projection stays as a whole beside copies of short documents, outputs beside what joins them.
+    short = (rows - contents.long_rows) * config.width // cutting.tensor * width
+    return 5 * of_width + 3 * short + weights + contents.long_rows * heads * 4
+
+
+def _heads(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> dict[str, int]:
+    read = contents.predicted * config.width * width
+    sentences = contents.sentence_tokens * config.width * 4
+    if width == 4:  # no copy is made, but the stream is kept as a whole
+        sentences = contents.tokens * config.width * 4 if contents.sentence_tokens else 0
+    vectors = (3 * contents.sentence_documents + 4 * contents.pairs) * config.width * 4
+    return {
+        "masked head": 4 * read + contents.predicted * (2 * width + 4 * _NUMBER + 3 * 4),
+        "vocabulary loss": _logits(config, contents, cutting, width),
+        "sentence vectors": sentences + vectors,
+    }
+
+
+def _logits(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> int:
+    own = -(-config.vocabulary_size // cutting.tensor)
+    if cutting.loss == "reference":  # every rank the whole vocabulary
+        gathered = config.vocabulary_size * (config.width + 1) * width if cutting.tensor > 1 else 0
+        return contents.predicted * config.vocabulary_size * 4 + gathered
+    tile, tiles = _tiles(own, contents.predicted, cutting, width)
+    return min(tiles, _KEPT_BYTES // tile) * tile
+
+
+def _tiles(ids: int, predicted: int, cutting: Cutting, width: int) -> tuple[int, int]:
+    """Bytes of a tile of logits, and how many there are."""
+    rows = max(1, min(predicted, _TILE_ROWS))
+    columns = max(1, min(ids, _TILE_BYTES[cutting.device] // (rows * width)))
+    columns -= columns % _ALIGNED if columns > _ALIGNED else 0
+    return rows * columns * width, -(-predicted // rows) * -(-ids // columns)
+
+
+def loss_temporaries(
+    config: EncoderConfig,
+    contents: Contents,
+    cutting: Cutting,
+    width: int,
+    *,
+    stage: int,
+    pool: int,
+) -> dict[str, int]:
+    """Bytes of what the losses and their backward make on the way, as if all of it were alive at once.
+
+    ``pool`` microbatches of all data ranks compare their pairs. The gradient of the token table is that of the head
+    until, after all layers, that of the embedding joins it; at stages 0 and 1 one of the two is counted already.
+    """
+    own = -(-config.vocabulary_size // cutting.tensor)
+    tile, _ = _tiles(own, contents.predicted, cutting, width)
+    return {
+        "table's gradient": own * config.width * width * (1 if stage < 2 else 2),
+        "a tile of logits": tile + contents.predicted * config.width * (width + 4),
+        "alignment pool": 2 * pool * 2 * contents.pairs * config.width * 4,  # as it comes, and put together
+    }
