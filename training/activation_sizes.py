@@ -24,6 +24,7 @@ _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
 _KEPT_BYTES = 128 * 2**20
 _ALIGNED = 64
 _NUMBER = 8  # bytes of an id or a place
+_SIMILARITIES = 2 * 1024 * 1024 * 4  # two tiles, as kernels/alignment/streaming.py has them
 
 
 class Contents(NamedTuple):
@@ -118,23 +119,21 @@ def _tiles(ids: int, predicted: int, cutting: Cutting, width: int) -> tuple[int,
 
 
 def loss_temporaries(
-    config: EncoderConfig,
-    contents: Contents,
-    cutting: Cutting,
-    width: int,
-    *,
-    stage: int,
-    pool: int,
+    config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, stage: int
 ) -> dict[str, int]:
-    """Bytes of what the losses and their backward make on the way, as if all of it were alive at once.
+    """Bytes of what the backward of the masked losses makes on the way, as if all of it were alive at once.
 
-    ``pool`` microbatches of all data ranks compare their pairs. The gradient of the token table is that of the head
-    until, after all layers, that of the embedding joins it; at stages 0 and 1 one of the two is counted already.
+    The gradient of the token table is that of the head until, after all layers, that of the embedding joins it; at
+    stages 0 and 1 one of the two is counted already.
     """
     own = -(-config.vocabulary_size // cutting.tensor)
     tile, _ = _tiles(own, contents.predicted, cutting, width)
     return {
         "table's gradient": own * config.width * width * (1 if stage < 2 else 2),
         "a tile of logits": tile + contents.predicted * config.width * (width + 4),
-        "alignment pool": 2 * pool * 2 * contents.pairs * config.width * 4,  # as it comes, and put together
     }
+
+
+def pool(config: EncoderConfig, contents: Contents, microbatches: int) -> int:
+    """Bytes of the alignment pool of so many microbatches: vectors, as they come and put together, and two tiles."""
+    return (2 * microbatches * 2 * contents.pairs * config.width * 4 + _SIMILARITIES) * (contents.pairs > 0)

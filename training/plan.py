@@ -19,7 +19,7 @@ from model.config import EncoderConfig
 from model.parallel.split import whole_shape
 from model.parallel.topology import Axis
 from model.pretraining import PretrainingModel
-from training.activation_sizes import Contents, Cutting, activations, loss_temporaries
+from training.activation_sizes import Contents, Cutting, activations, loss_temporaries, pool
 from training.build import DataParts, encoder_config, open_data
 from training.config import Recipe
 from training.sharding import resolve_sharding
@@ -46,6 +46,8 @@ class Sizes(NamedTuple):
     states: States
     activations: dict[str, int]
     temporaries: dict[str, int]
+    pool: int
+    pool_before: bool  # of several microbatches: when there are no activations yet
     sent: dict[str, int]  # in a step, to data ranks; then to tensor ranks
 
     @property
@@ -53,6 +55,7 @@ class Sizes(NamedTuple):
         """The most that a device holds: when the backward begins, or while the optimizer steps."""
         held = self.states
         backward = held.gathered + sum(self.activations.values()) + sum(self.temporaries.values())
+        backward = max(backward, self.pool) if self.pool_before else backward + self.pool
         return held.resting - held.offloaded + max(backward, 0 if held.offloaded else held.updating)
 
 
@@ -181,7 +184,9 @@ def sizes_of(
     return Sizes(
         states(shapes, zero, data),
         activations(config, contents, cutting, width),
-        loss_temporaries(config, contents, cutting, width, stage=zero.stage, pool=data * passes.microbatches),
+        loss_temporaries(config, contents, cutting, width, zero.stage),
+        pool(config, contents, data * passes.microbatches),
+        passes.pool,
         {f"data ranks: {name}": size for name, size in of_zero(shapes, zero, data, passes).items()}
         | {f"data ranks: {name}": size for name, size in of_pool(config, contents, data, passes).items()}
         | {
@@ -269,6 +274,7 @@ def _of_bytes(recipe: Recipe, resolved: Mapping[str, Any], parts: Parts, ranks: 
         ("gathered, at most", of_states.gathered),
         *((f"activations: {name}", size) for name, size in found.activations.items()),
         *((f"losses: {name}", size) for name, size in found.temporaries.items()),
+        (f"losses: alignment pool{', before the rest' if found.pool_before else ''}", found.pool),
     ):
         if size:
             yield _row(name, size)

@@ -7,26 +7,29 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from data.batch import PackedBatch
 from data.packing import Document, Example, pack
 from data.recipe import parse_recipe, read_recipe
 from model.attention import SHORT
 from model.layout import BucketedLayout, make_layout
-from model.pretraining import PretrainingModel
 from tests.ranks import run_on_ranks
 from tests.small_run import RECIPE
 from tests.training.runs import launched
 from training.activation_sizes import Contents
-from training.build import encoder_config
+from training.build import build_model
 from training.config import Recipe
-from training.engine import Engine, World, join_world
+from training.engine import Engine, World, join_world, sharder
 from training.optimizer import build_optimizer
 from training.optimizer_state import stretches
 from training.sharding import resolve_sharding
@@ -69,32 +72,33 @@ class Found(NamedTuple):
     elements: int  # of the parameters of this tensor rank
     sent: Counter[str]  # bytes as training/traffic.py counts them: over tensor ranks, for the pool, by ZeRO
     contents: Contents
+    peak: int  # the most at once in a forward and a backward, where it was asked for
 
 
-def measure(cases: Sequence[Case], tensor: int, data: int) -> list[list[Found]]:
-    """Of every case what each rank held; all on the same ranks, one after the other."""
+def measure(cases: Sequence[Case], tensor: int, data: int, *, peak: bool = False) -> list[list[Found]]:
+    """Of every case what each rank held; all on the same ranks, one after the other. ``peak`` takes a step more."""
 
     def of_rank(group: Any) -> list[Found]:
         launched()
         world = join_world(tensor)
-        return [_of_case(case, world) for case in cases]
+        return [_of_case(case, world, peak) for case in cases]
 
     return [list(of_case) for of_case in zip(*run_on_ranks(of_rank, tensor * data, timeout=300), strict=True)]
 
 
-def _of_case(case: Case, world: World) -> Found:
+def _of_case(case: Case, world: World, peak: bool) -> Found:
     recipe = case.recipe
     gc.collect()
     gc.freeze()  # what is here already is nobody's
-    model = PretrainingModel(
-        encoder_config(recipe, IDS, 0),
-        checkpoint_layers=recipe.model.activation_checkpointing,
-        vocabulary_loss=recipe.kernels.vocabulary,
-        tensor=world.tensor,
-        sequence=recipe.parallel.sequence,
+    resolved = case.resolved(world.ranks)
+    # All that it asks of a store.
+    data: Any = SimpleNamespace(
+        material=SimpleNamespace(tokenizer=SimpleNamespace(vocabulary_size=IDS)),
+        store=SimpleNamespace(languages=()),
     )
+    model, _ = build_model(recipe, data, tensor=world.tensor, settle=sharder(resolved, world))
     optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, world.device)
-    engine = Engine(model, optimizer, case.resolved(world.ranks), world)
+    engine = Engine(model, optimizer, resolved, world)
     inner = engine._engine
     batches = [
         batch_of(case.lengths, recipe.batch.microbatch_tokens, 99 * world.rank + n)
@@ -142,9 +146,39 @@ def _of_case(case: Case, world: World) -> Found:
         sum(getattr(p, "ds_numel", p.numel()) for p in parameters),
         sent,
         contents_of(batches[0], recipe, world.tensor.size if recipe.parallel.sequence else 1),
+        _peak_of(lambda: run_microbatches(engine, batches, torch.ones(2) / 100, aligned=True)) if peak else 0,
     )
     inner.destroy()
     return found
+
+
+def _peak_of(run: Callable[[], Any]) -> int:
+    gc.collect()
+    before = alive()
+    with Watch(before) as watch:
+        run()
+    return sum(before.values()) + watch.most
+
+
+class Watch(TorchDispatchMode):
+    """The most bytes that the results of operations take at once, beside the storages that were there."""
+
+    def __init__(self, there: Iterable[int]) -> None:
+        super().__init__()
+        self.most = 0
+        self._there = frozenset(there)
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
+                storage = tensor.untyped_storage()
+                if storage.nbytes() and storage.data_ptr() not in self._there:
+                    self._alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._alive = {at: kept for at, kept in self._alive.items() if not kept[0].expired()}
+        self.most = max(self.most, sum(size for _, size in self._alive.values()))
+        return result
 
 
 def _same(tensor: Tensor) -> Tensor:

@@ -95,6 +95,22 @@ def test_activations_are_those_of_the_paper(small_recipe: Path) -> None:
     assert layers(checkpointing=True) == 2 and layers(tensor=2, sequence=True, checkpointing=True) == 1
 
 
+def test_the_pool_of_several_microbatches_is_gone_when_the_activations_come(small_recipe: Path) -> None:
+    settings = ["batch={step_tokens: 131072, row_tokens: 512, microbatch_tokens: 32768}"]
+    recipe = parse_recipe(read_recipe(small_recipe, settings), Recipe)
+
+    def at(ranks: int) -> tuple[int, int]:
+        resolved = resolve_sharding(sharding(0), Path("ds.json"), recipe, Path("r.yaml"), ranks)
+        parts = parts_of(recipe, encoder_config(recipe, 2000, 0), resolved, "cpu")
+        sizes = sizes_of(recipe, resolved, parts, ranks)
+        others = sum(sizes.activations.values()) + sum(sizes.temporaries.values())
+        assert others > sizes.pool > 8 * 2**20
+        return sizes.peak - sizes.states.resting - others, sizes.pool
+
+    (none, pool), (some, same) = at(2), at(4)
+    assert none == 0 and some == same == pool  # of the same pairs
+
+
 def test_a_microbatch_is_expected_to_follow_the_budgets(small_recipe: Path) -> None:
     settings = ["tasks={mmlm: {mask_rate: 0.2}, camlm: {}, translation_alignment: {weight: 3}}"]
     settings.append("sampling.budgets={bilingual: 4, monolingual: 1}")

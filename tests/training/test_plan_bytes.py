@@ -121,3 +121,18 @@ def test_bytes_over_four_data_ranks(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_bytes_over_four_tensor_ranks(tmp_path: Path) -> None:
     check(tmp_path, OF_TENSOR, 4, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("settings", "tensor", "data"), [(OF_DATA, 1, 2), (OF_TENSOR, 2, 1)])
+def test_no_more_is_alive_at_once_than_all_parts_together(
+    tmp_path: Path, settings: list[Settings], tensor: int, data: int
+) -> None:
+    cases = [case_of(tmp_path, each, tensor, data) for each in settings]
+    for case, ranks in zip(cases, measure(cases, tensor, data, peak=True), strict=True):
+        found = ranks[data // 2 * tensor]
+        paper = on_paper(case, found, data).peak
+        print(f"{case.name}: {paper:,}|{found.peak:,}")
+        # What is not counted: gradients of what a layer passes on, for as long as its backward takes.
+        assert found.peak <= (1 + WITHIN) * paper, case.name
+        assert found.peak >= 0.8 * paper, case.name
