@@ -10,14 +10,14 @@ the step and the planner's state; the state is integers, and what the run decide
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.epochs import Epochs
-from data.keys import key, permuted
+from data.order import Order
+from data.rows import Rows
 from data.sampling import Stream
 from data.shares import Decisions, Mix
 
@@ -25,7 +25,7 @@ LAG = (
     2  # realised tokens of step s are known to the plan of step s + 1 + LAG: so many steps may be made ahead
 )
 _MICRO = 1_000_000  # owed tokens are counted in millionths, as integers
-_AHEAD = 64  # records of a stream that are looked up at once
+_AT_ONCE = 1 << 18  # a step of so many tokens or more is planned at once but for its last records
 
 MixOf = Callable[[int, np.ndarray, Decisions], Mix]  # tokens planned, exhausted streams (S,), decisions
 
@@ -133,9 +133,8 @@ class Planner:
         tasks = list(dict.fromkeys(stream.task.name for stream in streams))
         self._of_task = [[i for i, s in enumerate(streams) if s.task.name == name] for name in tasks]
         self._mix_of = mix_of
-        self._epochs = [Epochs(stream.caps or ((len(stream), None),)) for stream in streams]
-        ends = [epochs.records_in_all for epochs in self._epochs]
-        self._ends = np.array([np.iinfo(np.int64).max if end is None else end for end in ends])
+        self._order = Order(streams, seed, maximum_tokens)
+        self._ends = self._order.ends
         nothing = np.zeros(count, np.int64)
         self._state = PlannerState(1, 0, nothing, 0, 1, nothing, nothing, nothing, ())
         self._decisions: list[tuple[int, str, float]] = []  # after which step, what, value; in order
@@ -143,9 +142,6 @@ class Planner:
             int, PlannerState
         ] = {}  # the states before the steps that are planned but not fed back
         self._realised: dict[int, np.ndarray] = {}
-        self._ahead: dict[
-            int, tuple[int, list[tuple[int, int, int]]]
-        ] = {}  # a memory of _record, nothing more
 
     def plan(self) -> StepPlan:
         """The next step. Needs the realised tokens of all steps but the last LAG that were planned."""
@@ -233,36 +229,20 @@ class Planner:
         owed_before = _handed_over(state.owed, shares)
         capacity = self.rows * self.row_tokens
         need = shares * capacity + owed_before / _MICRO
-        cursors = state.cursors.copy()
-        planned = np.zeros(len(self.streams), np.int64)
-        rows = _Rows(self.rows, self.row_tokens)
-        chosen: list[tuple[int, int, int, int, int]] = []
-        # The task that is owed most goes first, so that one of many small streams gets its place in the step, and in
-        # it the stream that is owed most. A stream whose next record fits into no row any more is done; what it is
-        # still owed stands in the state and brings it to the front of the next step. Gaps that are left when all
-        # have their due are filled on credit, and the credit has a bound: short records fit into every gap.
-        credit = 2 * self.maximum_tokens
-        queues = [[(-need[i], i) for i in members] for members in self._of_task]
-        for queue in queues:
-            heapq.heapify(queue)
-        owed = [float(need[members].sum()) for members in self._of_task]
-        while any(queues) and rows.largest > 0:
-            task = max((t for t, queue in enumerate(queues) if queue), key=owed.__getitem__)
-            less, i = heapq.heappop(queues[task])
-            if less >= credit or shares[i] == 0 or cursors[i] >= self._ends[i]:
-                continue
-            record, epoch, room = self._record(i, int(cursors[i]))
-            row = rows.take(room)
-            if row is None:
-                continue
-            cursors[i] += 1
-            planned[i] += room
-            owed[task] -= room
-            chosen.append((i, record, epoch, room, row))
-            heapq.heappush(queues[task], (less + room, i))
+        rows = Rows(self.rows, self.row_tokens)
+        parts = [np.empty((0, 5), np.int64)]
+        if capacity >= _AT_ONCE:
+            parts.append(self._taken_at_once(state.cursors, np.where(shares > 0, need, 0.0), rows))
+        parts.append(self._taken_one_by_one(state.cursors, parts[-1], need, shares, rows))
+        records = np.concatenate(parts)
+        taken = np.bincount(records[:, 0], minlength=len(self.streams))
+        planned = np.bincount(records[:, 0], records[:, 3], len(self.streams)).astype(np.int64)
+        cursors = state.cursors + taken
         if (cursors >= self._ends).all() and 2 * int(planned.sum()) < capacity:
-            chosen, planned = [], np.zeros_like(planned)  # too little is left for a step like the others
-        records = np.array(chosen, dtype=np.int64).reshape(-1, 5)
+            records, planned = (
+                records[:0],
+                np.zeros_like(planned),
+            )  # too little is left for a step like the others
         records = records[np.argsort(records[:, 4], kind="stable")]
         due = np.floor(shares * (int(planned.sum()) * _MICRO)).astype(np.int64)
         after = state._replace(
@@ -274,22 +254,64 @@ class Planner:
         )
         return StepPlan(state.step, records, planned, mix.shut), after
 
-    def _record(self, number: int, cursor: int) -> tuple[int, int, int]:
-        """The stream's record at ``cursor`` as (record, epoch, room)."""
-        first, known = self._ahead.get(number, (0, []))
-        if not first <= cursor < first + len(known):
-            stream = self.streams[number]
-            epochs = self._epochs[number]
-            epoch, position = epochs.place(cursor)
-            size = epochs.size(epoch)
-            positions = np.arange(position, min(position + _AHEAD, size))
-            positions = permuted(positions, size, key(self.seed, stream.name, epoch, "order"))
-            records = epochs.records(epoch, positions)
-            rooms = stream.room(records, epoch, self.seed, self.maximum_tokens)
-            known = [(int(r), epoch, int(room)) for r, room in zip(records, rooms, strict=True)]
-            first = cursor
-            self._ahead[number] = (first, known)
-        return known[cursor - first]
+    def _taken_at_once(self, cursors: np.ndarray, need: np.ndarray, rows: Rows) -> np.ndarray:
+        """What no order of taking would change: of every stream the records that it is owed, but for the last few.
+
+        Half a document a stream is left to what is taken one by one, which closes the gaps. The records are laid
+        into rows evenly mixed, so that every microbatch holds about the same of every stream.
+        """
+        wanted = np.maximum(0, need - self.maximum_tokens / 2).astype(np.int64)
+        stretches = self._order.up_to(cursors, wanted)
+        # How much of its stream's part each record has before it, in 65,536ths, so that few bits are to be sorted;
+        # equal ones stay in the order of the streams.
+        before = [((np.cumsum(f.rooms) - f.rooms << 16) // max(1, f.rooms.sum())) for f in stretches]
+        mixed = np.argsort(np.concatenate(before).astype(np.uint16), kind="stable")
+        rooms = np.concatenate([found.rooms for found in stretches])[mixed]
+        # Rows end on average half a record too early, or a little more: so much is kept back to fill them with.
+        kept_back = math.ceil(rooms.sum() / self.row_tokens)
+        placed = rows.fill(rooms[: max(0, len(rooms) - kept_back)])
+        mixed = mixed[: len(placed)]
+        numbers = np.repeat(np.arange(len(stretches)), [len(found.records) for found in stretches])
+        table = np.empty((len(placed), 5), np.int64)
+        table[:, 0] = numbers[mixed]
+        table[:, 1] = np.concatenate([found.records for found in stretches])[mixed]
+        table[:, 2] = np.concatenate([found.epochs for found in stretches])[mixed]
+        table[:, 3], table[:, 4] = rooms[: len(placed)], placed
+        return table
+
+    def _taken_one_by_one(
+        self, cursors: np.ndarray, taken: np.ndarray, need: np.ndarray, shares: np.ndarray, rows: Rows
+    ) -> np.ndarray:
+        """The records, beside those that are ``taken``, until the rows are full.
+
+        The task that is owed most goes first, so that one of many small streams gets its place in the step, and in
+        it the stream that is owed most. A stream whose next record fits into no row any more is done; what it is
+        still owed stands in the state and brings it to the front of the next step. Gaps that are left when all
+        have their due are filled on credit, and the credit has a bound: short records fit into every gap.
+        """
+        count = len(self.streams)
+        places = (cursors + np.bincount(taken[:, 0], minlength=count)).tolist()
+        need = need - np.bincount(taken[:, 0], taken[:, 3], count)
+        credit = 2 * self.maximum_tokens
+        queues = [[(-need[i], i) for i in members] for members in self._of_task]
+        for queue in queues:
+            heapq.heapify(queue)
+        owed = [float(need[members].sum()) for members in self._of_task]
+        chosen: list[tuple[int, int, int, int, int]] = []
+        while any(queues) and rows.largest > 0:
+            task = max((t for t, queue in enumerate(queues) if queue), key=owed.__getitem__)
+            less, i = heapq.heappop(queues[task])
+            if less >= credit or shares[i] == 0 or places[i] >= self._ends[i]:
+                continue
+            record, epoch, room = self._order.record(i, places[i])
+            row = rows.take(room)
+            if row is None:
+                continue
+            places[i] += 1
+            owed[task] -= room
+            chosen.append((i, record, epoch, room, row))
+            heapq.heappush(queues[task], (less + room, i))
+        return np.array(chosen, dtype=np.int64).reshape(-1, 5)
 
 
 def _charged(set_aside: np.ndarray, realised: np.ndarray) -> np.ndarray:
@@ -305,23 +327,3 @@ def _handed_over(owed: np.ndarray, shares: np.ndarray) -> np.ndarray:
     without = shares == 0
     given = int(owed[without].sum())
     return np.where(without, 0, owed + np.floor(shares * given).astype(np.int64))
-
-
-class _Rows:
-    """Rows with the tokens that are still free in each; a record goes where it leaves the least."""
-
-    def __init__(self, count: int, tokens: int) -> None:
-        self._free = [(tokens, row) for row in range(count)]
-
-    @property
-    def largest(self) -> int:
-        return self._free[-1][0]
-
-    def take(self, room: int) -> int | None:
-        """The row that was chosen for ``room`` tokens, or None if none has them."""
-        i = bisect_left(self._free, (room, -1))
-        if i == len(self._free):
-            return None
-        free, row = self._free.pop(i)
-        insort(self._free, (free - room, row))
-        return row

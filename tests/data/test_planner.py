@@ -5,13 +5,24 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.planner import LAG
 from data.sampling import Stream
+from data.stream import BatchStream, Microbatch
 from data.tasks import TASKS
 from tests.data.planned_streams import planner_of, realised, skewed, streams_of_lengths
 
 
+@pytest.fixture(params=["one by one", "at once"])
+def how(request, monkeypatch):
+    """Small steps are planned record by record, large ones at once but for the last records: both keep every rule."""
+    if request.param == "at once":
+        monkeypatch.setattr("data.planner._AT_ONCE", 0)
+
+
+@pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("noise", [0.0, 0.4])
 def test_shares_of_40_skewed_streams_within_a_tenth_of_a_point_over_1000_steps(noise):
     streams, shares = skewed(40)
@@ -38,6 +49,7 @@ def test_rows_are_never_overfull_and_nearly_full():
     assert np.mean(full) > 0.985
 
 
+@pytest.mark.usefixtures("how")
 def test_no_record_is_skipped_or_repeated_within_an_epoch_and_epochs_differ():
     streams = streams_of_lengths([[10] * 57, [30] * 13])
     planner = planner_of(streams, [0.5, 0.5], step_tokens=512, row_tokens=512)
@@ -58,6 +70,7 @@ def test_no_record_is_skipped_or_repeated_within_an_epoch_and_epochs_differ():
     assert len({tuple(order) for order in orders}) == 3
 
 
+@pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("ahead", range(LAG + 1))
 def test_plans_made_ahead_are_the_plans_made_in_time(ahead):
     streams, shares = skewed(12)
@@ -76,6 +89,7 @@ def test_plans_made_ahead_are_the_plans_made_in_time(ahead):
         assert np.array_equal(one, other)
 
 
+@pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("ahead", [0, LAG])
 def test_a_restored_planner_goes_on_with_the_same_records(ahead):
     streams, shares = skewed(12)
@@ -149,6 +163,7 @@ def test_the_seed_decides_the_order():
     assert not np.array_equal(first, planner_of(streams, shares, seed=6).plan().records)
 
 
+@pytest.mark.usefixtures("how")
 @pytest.mark.parametrize("poor", [0, 7])
 def test_a_stream_that_gives_nothing_does_not_take_the_steps_from_the_others(poor):
     streams = streams_of_lengths([np.random.default_rng(i).integers(5, 60, 500) for i in range(30)])
@@ -180,6 +195,7 @@ def test_shares_are_exact_for_streams_of_few_records_a_step_that_give_half_of_wh
     assert np.abs(spent / spent.sum() - shares).max() < 0.001
 
 
+@pytest.mark.usefixtures("how")
 def test_a_stream_without_a_share_is_never_drawn():
     streams, shares = skewed(6)
     streams += streams_of_lengths([[1, 2, 3] * 50])
@@ -202,3 +218,63 @@ def test_short_records_do_not_fill_every_gap_beyond_their_share():
         spent += plan.planned
     assert np.abs(spent / spent.sum() - shares).max() < 0.001
     assert spent.sum() > 0.96 * 200 * 8192
+
+
+def test_a_large_step_is_taken_evenly_mixed_and_its_first_records_are_those_of_each_stream(monkeypatch):
+    streams = streams_of_lengths([np.random.default_rng(i).integers(5, 100, 3000) for i in range(8)])
+    sizes = {"step_tokens": 1 << 18, "row_tokens": 2048}
+    at_once = planner_of(streams, np.arange(1, 9) / 36, **sizes).plan()
+    monkeypatch.setattr("data.planner._AT_ONCE", 1 << 40)
+    one_by_one = planner_of(streams, np.arange(1, 9) / 36, **sizes).plan()
+    for stream in range(8):
+        rows = [plan.records[plan.records[:, 0] == stream] for plan in (at_once, one_by_one)]
+        shorter, longer = sorted((set(map(tuple, part[:, 1:4].tolist())) for part in rows), key=len)
+        assert (
+            shorter <= longer and sum(room for *_, room in longer - shorter) < 8 * 128
+        )  # a stream's order does not change
+        tokens = np.bincount(rows[0][:, 4], rows[0][:, 3], 128)[:120]
+        assert np.abs(tokens - tokens.mean()).max() < 200  # about the same of it in every row but the last
+    assert at_once.planned.sum() > 0.995 * (1 << 18)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 90), min_size=2, max_size=5),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 9),
+    st.integers(0, 2**32),
+)
+def test_every_rank_count_and_microbatch_sees_the_same_documents_each_once_an_epoch(
+    sizes, rows_of_microbatch, ranks, seed
+):
+    random = np.random.default_rng(seed)
+    streams = streams_of_lengths([random.integers(1, 60, size) for size in sizes])
+    shares = random.dirichlet(np.ones(len(sizes)))
+    alone = planner_of(streams, shares, step_tokens=2048, row_tokens=256)
+    planners = [planner_of(streams, shares, step_tokens=2048, row_tokens=256) for _ in range(ranks)]
+    parts = [
+        BatchStream(
+            planner,
+            lambda: lambda records, shut: Microbatch({"records": records}, np.zeros((len(sizes), 1))),
+            microbatch_tokens=rows_of_microbatch * 256,
+            rank=rank,
+            ranks=ranks,
+            workers=0,
+        )
+        for rank, planner in enumerate(planners)
+    ]
+    seen = [[] for _ in sizes]
+    for step in range(1, 7):
+        plan = alone.plan()
+        microbatches = [part.next() for part in parts]
+        assert len({len(of_rank) for of_rank in microbatches}) == 1
+        found = np.concatenate([m.arrays["records"] for of_rank in microbatches for m in of_rank])
+        assert sorted(found.tolist()) == sorted(plan.records.tolist())
+        for planner in (alone, *planners):
+            planner.feedback(step, plan.planned)
+        for number, record, epoch, _, _ in plan.records.tolist():
+            seen[number].append((epoch, record))
+    for size, records in zip(sizes, seen, strict=True):
+        assert len(set(records)) == len(records)  # none twice in an epoch
+        last = max((epoch for epoch, _ in records), default=0)
+        assert {(e, r) for e, r in records if e < last} == {(e, r) for e in range(last) for r in range(size)}
