@@ -170,7 +170,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a store, checked against its own digest."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        manifest = json.loads(content)
     except FileNotFoundError:
         what = "holds no token store" if folder.is_dir() else "there is no such folder"
         raise UserError(f"{folder}: {what}; make one with: python -m data.prepare --recipe RECIPE") from None
@@ -181,7 +182,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("version") != VERSION:
         made = f"version {manifest.get('version')}, this program reads version {VERSION}"
         raise UserError(f"{path}: a token store of {made}; {remedy(folder)}")
-    if manifest.get("digest") != _digest_of(manifest):
+    # The digest is that of the values; what a reader of JSON passes over, such as a space, is compared as it stands.
+    if manifest.get("digest") != _digest_of(manifest) or content != _written(manifest):
         raise UserError(f"{path}: the manifest was changed after it was written; {remedy(folder)}")
     return manifest
 
@@ -190,8 +192,7 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Writes manifest.json with its digest; the last thing that is written into a store."""
     whole = {"format": FORMAT, "version": VERSION, **manifest}
     whole["digest"] = _digest_of(whole)
-    text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_bytes(_written(whole))
 
 
 def sha256_of(path: Path) -> str:
@@ -212,6 +213,10 @@ def digest_of_values(values: Any) -> str:
 def remedy(folder: Path) -> str:
     """What to do about a store that can not be used."""
     return f"build {folder} again with: python -m data.prepare --recipe RECIPE --rebuild"
+
+
+def _written(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ import numpy as np
 from data.lexicon import Lexicon
 from data.packing import Example, pack
 from data.planner import LAG, Planner
+from data.recipe import UserError
 from data.sampling import SamplingConfig, Stream, bilingual_shares, streams_of
-from data.store import Corpus, TokenStore
+from data.store import Corpus, TokenStore, remedy
 from data.tally import Tally, Unwritten, tally_mixtures, tally_overlap, tally_pairs
 from data.task import Draw, Material, TextSegment
 from data.tasks import TasksConfig
@@ -125,11 +126,23 @@ class MicrobatchMaker:
             tally_overlap(sides, groups, np.array([example.stream for example in compared], int), tally)
         pad_id = self.material.tokenizer.pad_id
         arrays = pack(examples, self.microbatch_tokens, pad_id, teacher_width=self.taught.width)
+        self._check(arrays)
         if not unwritten:
             return Microbatch(arrays, tally)
         numbers, counts = zip(*unwritten, strict=True)
         mixed_numbers = np.array([number for number, _ in mixed_pairs])
         return Microbatch(arrays, tally, Unwritten(np.array(numbers), np.stack(counts), mixed_numbers))
+
+    def _check(self, arrays: dict[str, Any]) -> None:
+        """No id outside of the vocabulary leaves for the model, whatever has happened to the files."""
+        size = self.material.tokenizer.vocabulary_size
+        parts = [arrays, arrays["generation"]] if arrays["generation"] else [arrays]
+        for ids in (part[name] for part in parts for name in ("token_ids", "targets")):
+            if ids.min(initial=0) < 0 or ids.max(initial=0) >= size:
+                raise UserError(
+                    f"{self.store.folder}: holds ids outside of its vocabulary of {size}: the token store is damaged;"
+                    f" {remedy(self.store.folder)}"
+                )
 
     def _segment(self, corpus: Corpus, segment: int) -> TextSegment:
         """A text of the store, with what the teacher said about it."""

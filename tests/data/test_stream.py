@@ -17,10 +17,10 @@ import pytest
 
 from data.lexicon import Lexicon
 from data.planner import Planner
-from data.recipe import parse_recipe, read_recipe
+from data.recipe import UserError, parse_recipe, read_recipe
 from data.sampling import streams_of
 from data.shares import Shares
-from data.store import TokenStore
+from data.store import Corpus, TokenStore
 from data.stream import BatchStream, Microbatch, MicrobatchMaker
 from data.tally import Tally
 from tests.training.runs import WITH_BTMLM
@@ -285,3 +285,20 @@ def alive(process: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("wrong", [-1, 1 << 20])
+def test_an_id_outside_of_the_vocabulary_never_leaves_for_the_model(
+    small_recipe: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    (stream,) = streams_for(small_recipe)
+    read = Corpus.ids
+
+    def damaged(corpus: Corpus, segment: int) -> np.ndarray:
+        ids = read(corpus, segment).copy()
+        ids[-1:] = wrong
+        return ids
+
+    monkeypatch.setattr(Corpus, "ids", damaged)
+    with pytest.raises(UserError, match="holds ids outside of its vocabulary.*--rebuild"):
+        stream.next()
