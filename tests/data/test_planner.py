@@ -278,3 +278,19 @@ def test_every_rank_count_and_microbatch_sees_the_same_documents_each_once_an_ep
         assert len(set(records)) == len(records)  # none twice in an epoch
         last = max((epoch for epoch, _ in records), default=0)
         assert {(e, r) for e, r in records if e < last} == {(e, r) for e in range(last) for r in range(size)}
+
+
+@pytest.mark.usefixtures("how")
+def test_a_plan_after_a_million_million_records_is_looked_up_and_not_played_back():
+    streams, shares = skewed(12)
+    planner = planner_of(streams, shares)
+    state = planner.state() | {"step": 10**9, "cursors": [10**12 + number for number in range(12)]}
+    planner.restore(state)
+    plan = planner.plan()
+    first = {number: epoch for number, _, epoch, _, _ in plan.records[::-1].tolist()}
+    assert plan.step == 10**9 and plan.planned.sum() > 0.95 * 8192
+    for number, epoch in first.items():
+        assert (
+            abs(epoch - (10**12 + number) // len(streams[number]))
+            <= len(plan.records) // len(streams[number]) + 1
+        )
