@@ -20,7 +20,7 @@ from torch import Tensor
 
 from data.batch import PackedBatch
 from data.keys import key
-from data.prepare import differences, prepare
+from data.prepare import prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream, Microbatch, MicrobatchMaker
 from data.tally import Tally
@@ -32,7 +32,7 @@ from objectives.alignment import Comparison
 from training import checkpoint, run_folder
 from training.build import build_model, maker_from, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.checkpoint import Found
-from training.config import Recipe, settings_of_a_run
+from training.config import Recipe
 from training.decisions import Decisions
 from training.dry_batch import dry_batch
 from training.engine import Engine, World, join_world, sharder
@@ -44,6 +44,7 @@ from training.optimizer import build_optimizer, layer_norm_class
 from training.progress import Progress
 from training.pseudo_evaluation import Frozen
 from training.requests import SAVE, STOP, Requests
+from training.resumption import restore, state_of_run, state_to_go_on_from
 from training.schedule import learning_rate
 from training.sharding import data_ranks, resolve_sharding
 from training.shared_batches import SharedBatches
@@ -238,48 +239,17 @@ class Trainer:
         found = checkpoint.newest(self.checkpoints, self.world)
         if found is None:
             return None
-        state = found.run_state()
-        problems = []
-        if state["store"] != self.data.store.fingerprint:
-            problems.append(f"the data: {self.recipe.store} is not the store that the run was trained on")
-        for task, fingerprint in self.data.taught.fingerprints.items():
-            if state.get("taught", {}).get(task) != fingerprint:
-                problems.append(
-                    f"tasks.{task}.teacher: not the vectors or scores that the run was trained on"
-                )
-        problems += differences(state["settings"], settings_of_a_run(self.recipe))
-        if problems:
-            raise UserError(
-                "\n  ".join([f"{found.path} can not be continued, since the run would go on differently. Put it back,"
-                             " or start another run (--set name=...):", *problems])
-            )  # fmt: skip
-        return found, state
+        return found, state_to_go_on_from(found, self.recipe, self.data)
 
     def _resume(self, found: Found, state: dict[str, Any]) -> None:
         self.engine.load(found.shards(), found.manifest["engine"])
-        try:
-            self.planner.restore(state["planner"])
-            self.progress.restore(state["progress"])
-            self.margins.restore(state.get("margins", {}))
-        except (LookupError, TypeError, ValueError, AttributeError) as fault:
-            raise UserError(
-                f"{found.path}: run.json holds no state that can be gone on from ({fault!r})"
-            ) from None
-        self.done = self._saved = state["step"]
+        self.done = self._saved = restore(found, state, self.planner, self.progress, self.margins)
 
     def _save(self, step: int, *, last: bool) -> None:
         """Save; a fault of the disk is told and the run goes on, unless this is the last save of this start."""
-        state = {
-            "step": step,
-            "store": self.data.store.fingerprint,
-            "settings": settings_of_a_run(self.recipe),
-            "encoder": self.encoder.model_dump(),
-            "planner": self.planner.state(),
-            "progress": self.progress.state(),
-            "margins": self.margins.state(),
-            "taught": self.data.taught.fingerprints,
-            "decisions": self.decisions.state(),
-        }
+        state = state_of_run(
+            step, self.recipe, self.data, self.encoder, self.planner, self.progress, self.margins, self.decisions
+        )  # fmt: skip
         started = time.perf_counter()
         keep = self.recipe.checkpoint
         saved = checkpoint.save(self.engine, self.checkpoints, step, state, keep.keep, keep.keep_every)
