@@ -18,11 +18,12 @@ demo: env
 	$(BIN)/python -m training.gains runs/demo exports/demo
 	$(BIN)/python -m training.report runs/demo
 
+# Two tests at a time, those of a file one after another: they share what the file's first test makes.
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: env
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu"
 
 check: env
 	$(BIN)/ruff check
@@ -32,6 +33,8 @@ check: env
 
 bench: env
 	$(BIN)/python -m benchmarks.ablation
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.planner
 
 # Caches only: runs, stores and the environment are kept.
 clean:

@@ -111,8 +111,9 @@ def test_no_order_of_the_threads_shows_in_a_bit(seed: int, emulated: ctypes.CDLL
 def test_a_missing_barrier_is_noticed(emulated: ctypes.CDLL) -> None:
     data = make_triplets(10, 5, width=70, absent=0.0)
     truth = solve(data, FORMS["mse"], "reference").gradients[0]
-    found = [solve(data, FORMS["mse"], OnEmulation(emulated, seed, barriers=False)) for seed in range(3)]
-    assert all(not torch.allclose(result.gradients[0], truth) for result in found)
+    # Some orders happen to be the right one, and some memory happens to hold what should have been written.
+    found = [solve(data, FORMS["mse"], OnEmulation(emulated, seed, barriers=False)) for seed in range(8)]
+    assert any(not torch.allclose(result.gradients[0], truth) for result in found)
 
 
 @pytest.mark.skipif(build.cuda_compiler() is None, reason="no nvcc on this machine")
