@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 
 from data.config import DataConfig
+from data.lexicon import Lexicon
 from data.prepare import prepare
+from data.recipe import parse_recipe, read_recipe
 from data.store import TokenStore
+from data.task import Material
+from data.tokenizer import Tokenizer
+from training.config import Recipe
 
 DEMO = Path("data/corpora/demo")
 
@@ -76,3 +81,12 @@ def configure(tmp_path: Path, small_store: TokenStore) -> Callable[..., DataConf
         return small_config(tmp_path, **{"tokenizer": {"path": str(small_store.tokenizer_folder)}, **changes})
 
     return configured
+
+
+@pytest.fixture(scope="module")
+def world(small_recipe: Path) -> tuple[Recipe, TokenStore, Material]:
+    """The small run's recipe, its store, and what its tasks are made of."""
+    recipe = parse_recipe(read_recipe(small_recipe), Recipe)
+    store = TokenStore.open(recipe.store)
+    lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons])
+    return recipe, store, Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, 64)

@@ -1,31 +1,18 @@
 """Invariants of mixed-language alignment: which generator makes what, on which side, in which room."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from data.lexicon import Lexicon
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
 from data.packing import pack
-from data.recipe import UserError, parse_recipe, read_recipe
+from data.recipe import UserError
 from data.sampling import bilingual_shares, streams_of
-from data.store import TokenStore
-from data.task import Draw, Material, TextSegment
+from data.task import Draw, TextSegment
 from data.tasks import (
     TasksConfig,
 )
-from data.tokenizer import Tokenizer
 from tests.data.drawn import draw, pair
-from training.config import Recipe
-
-
-@pytest.fixture(scope="module")
-def world(small_recipe):
-    recipe = parse_recipe(read_recipe(small_recipe), Recipe)
-    store = TokenStore.open(recipe.store)
-    lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons])
-    return recipe, store, Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, 64)
 
 
 def test_mixed_text_stands_on_either_side_and_fits_its_room(world):

@@ -1,16 +1,11 @@
 """Invariants: what each task's documents look like, token for token, on real records."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from data.lexicon import Lexicon
-from data.recipe import parse_recipe, read_recipe
 from data.sampling import streams_of
 from data.shares import Shares
-from data.store import TokenStore
-from data.task import Draw, Material, TaskConfig, TextSegment
+from data.task import Draw, TaskConfig, TextSegment
 from data.tasks import (
     CrossAttentionMaskedConfig,
     MaskedConfig,
@@ -20,17 +15,7 @@ from data.tasks import (
     make_tlm,
     make_translation_alignment,
 )
-from data.tokenizer import Tokenizer
 from tests.data.drawn import draw, pair
-from training.config import Recipe
-
-
-@pytest.fixture(scope="module")
-def world(small_recipe):
-    recipe = parse_recipe(read_recipe(small_recipe), Recipe)
-    store = TokenStore.open(recipe.store)
-    lexicon = Lexicon.load([Path(entry.path) for entry in recipe.lexicons])
-    return recipe, store, Material(Tokenizer.open(store.tokenizer_folder), lexicon, store.languages, 64)
 
 
 def test_mmlm_predicts_what_it_hides(world):
