@@ -52,7 +52,10 @@ class Batch(Protocol):
 class PretrainingOutput(NamedTuple):
     """What the objectives read. A NamedTuple and not a dataclass: ZeRO-3's hooks look into tuples only."""
 
-    prediction_losses: Tensor  # (M,) float32
+    prediction_total: (
+        Tensor  # () float32, weighted sum of the losses at the predicted positions, differentiable
+    )
+    prediction_losses: Tensor  # (M,) float32, without gradient
     predictions_correct: Tensor  # (M,) bool
     sentence_vectors: Tensor  # (sentence_documents, D) float32, unit length
     inverse_temperature: Tensor  # () float32, within [1, 100]
@@ -104,16 +107,22 @@ class PretrainingModel(nn.Module):
             initialise(self, config, seed, tensor)
 
     def forward(
-        self, batch: Batch, sentence_vectors_only: bool = False, decoding: Decoding | None = None
+        self,
+        batch: Batch,
+        prediction_weights: Tensor | None = None,
+        sentence_vectors_only: bool = False,
+        decoding: Decoding | None = None,
     ) -> PretrainingOutput | Tensor:
         """Encode the whole stream; losses at its predicted positions, vectors of its first documents.
 
+        ``prediction_weights`` (M,) are those of the losses in their total, 1 each where they are not given: known
+        beforehand, because the gradient of the total is made in the forward (kernels/vocabulary).
         ``sentence_vectors_only`` runs the encoder on tokens [0, sentence_tokens) alone and predicts nothing.
         With ``decoding`` the result is ids (M,) for the predicted positions, and nothing else; without gradient.
 
-        Every trainable parameter is in the graph of ``prediction_losses``, also where nothing is predicted
-        and nothing compared: ZeRO-3 would apply the last step's gradient again to one that is not. So a
-        training loss must always contain ``prediction_losses.sum()``, empty or not.
+        Every trainable parameter is in the graph of ``prediction_total``, also where nothing is predicted and
+        nothing compared: ZeRO-3 would apply the last step's gradient again to one that is not. So a training loss
+        must always contain it.
         """
         if decoding is not None:
             return self._generated(batch, decoding)
@@ -131,19 +140,22 @@ class PretrainingModel(nn.Module):
         inverse_temperature = self.temperature(hidden)
         if sentence_vectors_only:
             nothing = vectors.new_empty(0)
-            return PretrainingOutput(nothing, nothing.bool(), vectors, inverse_temperature)
+            return PretrainingOutput(
+                vectors.new_zeros(()), nothing, nothing.bool(), vectors, inverse_temperature
+            )
 
         def losses_of(features: Tensor, table: Tensor, bias: Tensor) -> VocabularyLoss:
             return vocabulary_loss(
-                features, table, bias, batch.targets,
+                features, table, bias, batch.targets, prediction_weights,
                 ranks=self.tensor.group, vocabulary=self.config.vocabulary_size,
                 implementation=self.vocabulary_loss,
             )  # fmt: skip
 
-        losses, correct = self.head(
+        total, losses, correct = self.head(
             hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, losses_of
         )
-        return PretrainingOutput(losses + 0.0 * inverse_temperature, correct, vectors, inverse_temperature)
+        total = total + 0.0 * inverse_temperature
+        return PretrainingOutput(total, losses, correct, vectors, inverse_temperature)
 
     @torch.no_grad()
     def _generated(self, batch: Batch, decoding: Decoding) -> Tensor:

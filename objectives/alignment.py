@@ -62,8 +62,8 @@ def sentence_alignment(
 ) -> Alignment:
     """Return the alignment loss of this microbatch's pairs in the pool of this microbatch of all ``ranks``.
 
-    ``weights`` (S,) per stream is what masked sums are multiplied with too: task weight / number of the
-    task's terms in the step. So the loss of a microbatch is ``masked.sums @ weights + alignment.total``.
+    ``weights`` (S,) per stream: task weight / number of the task's terms in the step. The loss of a microbatch is
+    ``output.prediction_total + alignment.total``.
     Every rank must call. The gradient is this rank's part of the gradient of the sum over ranks, no mean.
     """
     return align(

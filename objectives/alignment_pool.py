@@ -7,8 +7,8 @@ The in-batch margin, where a recipe has it, is a second loss of the same pool.
         pool.collect(model(batch, sentence_vectors_only=True), batch)
     alignment = pool.solve()                            # one kernel call over microbatches and ranks
     for number, batch in enumerate(microbatches):       # second pass: the ordinary forward and backward
-        output = model(batch)
-        (masked_token_loss(output, batch, S).sums @ weights + pool.surrogate(number, output)).backward()
+        output = model(batch, weights[batch.prediction_stream])
+        (output.prediction_total + pool.surrogate(number, output)).backward()
 
 The loss depends on a microbatch's weights only through its sentence vectors v, so with the constant g = dL/dv
 the gradient of sum(v * g) is the gradient of L. The same as one pool without microbatches, as long as both

@@ -17,7 +17,7 @@ class LossReport(NamedTuple):
 
 
 def report_by_stream(losses: Tensor, correct: Tensor, stream: Tensor, streams: int) -> LossReport:
-    """Add up ``losses`` (L,) and ``correct`` (L,) by their stream number (L,); sums keep the gradient."""
+    """Add up ``losses`` (L,) and ``correct`` (L,) by their stream number (L,)."""
     counts = torch.zeros(streams, dtype=torch.int64, device=losses.device)
     return LossReport(
         sums=losses.new_zeros(streams).index_add(0, stream, losses),

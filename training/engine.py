@@ -175,9 +175,15 @@ class Engine:
             _begin_anew(self._engine.optimizer)
         self.cuts = {name: self._cut(parameter) for name, parameter in self._engine.module.named_parameters()}
 
-    def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
+    def __call__(
+        self,
+        batch: Batch,
+        prediction_weights: Tensor | None = None,
+        *,
+        sentence_vectors_only: bool = False,
+    ) -> PretrainingOutput:
         """The model's forward."""
-        return self._engine(batch, sentence_vectors_only=sentence_vectors_only)
+        return self._engine(batch, prediction_weights, sentence_vectors_only=sentence_vectors_only)
 
     def generate(self, batch: Batch, decoding: Decoding) -> Tensor:
         """Ids (M,) for the predicted positions of ``batch``, without gradient and without dropout."""

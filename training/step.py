@@ -26,7 +26,7 @@ from model.parallel.topology import Axis
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin
 from objectives.alignment import Comparison, pairs_of, sentence_alignment
 from objectives.alignment_pool import AlignmentPool
-from objectives.masked_tokens import masked_token_loss
+from objectives.masked_tokens import masked_tokens
 from objectives.report import LossReport
 from training.config import KernelsConfig
 from training.engine import Engine
@@ -125,10 +125,9 @@ def run_microbatches(
         reports.append(pool.solve().report)
         in_batch += [] if pool.margin is None else [pool.margin]
     for number, batch in enumerate(batches):
-        output = engine(batch)
-        masked = masked_token_loss(output, batch, len(weights))
-        loss = masked.sums @ weights
-        reports.append(masked)
+        output = engine(batch, weights[batch.prediction_stream])
+        loss = output.prediction_total
+        reports.append(masked_tokens(output, batch, len(weights)))
         if pool is not None:
             loss = loss + pool.surrogate(number, output)
         elif aligned:

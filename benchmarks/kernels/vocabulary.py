@@ -53,9 +53,10 @@ def truth(inputs: Inputs) -> Outcome:
 def ours(implementation: str) -> Callable[[Inputs], Run]:
     """One of the implementations behind ``vocabulary_loss``."""
 
-    def total(*inputs: Tensor) -> Tensor:
+    def total(hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        weights = torch.full(targets.shape, 1 / len(targets), device=hidden.device)
         try:
-            return vocabulary_loss(*inputs, implementation=implementation).losses.mean()
+            return vocabulary_loss(hidden, table, bias, targets, weights, implementation=implementation).total
         except ImplementationUnavailable as error:
             raise not_here(error) from None
 

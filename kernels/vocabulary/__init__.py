@@ -1,6 +1,6 @@
 """vocabulary_loss: linear layer and cross entropy over the vocabulary at the predicted positions.
 
-    z = hidden @ table^T + bias        loss_i = logsumexp_v z_iv - z_i,target(i)
+    z = hidden @ table^T + bias        loss_i = logsumexp_v z_iv - z_i,target(i)        total = sum_i w_i loss_i
 
 M predicted positions, D width, V vocabulary. The matrix products run in the inputs' dtype (with the float32
 accumulation of the hardware); everything after them is float32, because exp and log in bfloat16 are off by
@@ -9,7 +9,8 @@ several hundredths (float64 inputs stay float64).
 The table may be cut over the t ranks of a process group: rank r holds ids [r ceil(V / t), (r + 1) ceil(V / t)),
 the last ranks fill up with rows of padding, which are never counted. Hidden and targets are then equal on all
 of them, and so are the losses; each rank's gradient of hidden is whole, and that of table and bias is of its
-own rows. One collective in the forward, one in the backward; every rank of the group must call.
+own rows. Every rank of the group must call. The gradients are made in the forward, so but for ``reference`` no
+collective runs in the backward.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch.distributed import ProcessGroup
 
 from kernels.implementation import choose, triton_runs_on
 from kernels.vocabulary.reference import vocabulary_loss_reference
-from kernels.vocabulary.shard import Shard, shard_of
+from kernels.vocabulary.shard import shard_of
 from kernels.vocabulary.streaming import vocabulary_loss_streaming
 
 __all__ = ["VocabularyLoss", "vocabulary_loss"]
@@ -32,7 +33,8 @@ __all__ = ["VocabularyLoss", "vocabulary_loss"]
 class VocabularyLoss(NamedTuple):
     """What ``vocabulary_loss`` returns."""
 
-    losses: Tensor  # (M,) float32 (float64 for float64 inputs), differentiable
+    total: Tensor  # () weighted sum, float32 (float64 for float64 inputs), differentiable
+    losses: Tensor  # (M,) of the same dtype, without gradient
     correct: Tensor  # (M,) bool: no id scores higher than the target; without gradient
 
 
@@ -41,6 +43,7 @@ def vocabulary_loss(
     table: Tensor,
     bias: Tensor,
     targets: Tensor,
+    weights: Tensor | None = None,
     *,
     ranks: ProcessGroup | None = None,
     vocabulary: int | None = None,
@@ -48,9 +51,10 @@ def vocabulary_loss(
 ) -> VocabularyLoss:
     """Return the cross entropy of ``targets`` (M,) under ``hidden`` (M, D), ``table`` (V, D), ``bias`` (V,).
 
-    ``hidden``, ``table`` and ``bias`` have one dtype. Without predicted positions (M = 0) the result is empty
-    and still joins hidden, table and bias to the graph, with gradient zero. Under ZeRO-3 call it inside the
-    forward of the module that owns the table: the backward reads the table again.
+    ``hidden``, ``table`` and ``bias`` have one dtype. ``weights`` (M,) of the total get no gradient; None stands for
+    1 each. Without predicted positions (M = 0) the total is 0 and still joins hidden, table and bias to the graph,
+    with gradient zero. Under ZeRO-3 call it inside the forward of the module that owns the table, which is whole only
+    there. The total's gradients can be asked for once.
 
     With ``ranks`` the table and bias are this rank's ceil(``vocabulary`` / ranks) rows; ``targets`` name ids
     of the whole vocabulary. ``vocabulary`` None counts every row of every rank.
@@ -68,6 +72,10 @@ def vocabulary_loss(
             f"bias {tuple(bias.shape)} or targets {tuple(targets.shape)} do not fit "
             f"hidden {tuple(hidden.shape)} and table {tuple(table.shape)}"
         )
+    if weights is None:
+        weights = torch.ones(len(targets), device=hidden.device)
+    if weights.shape != targets.shape:
+        raise ValueError(f"weights {tuple(weights.shape)} are not one for each of {len(targets)} targets")
     if not hidden.dtype == table.dtype == bias.dtype:
         raise ValueError(
             f"hidden, table and bias differ in dtype: {hidden.dtype}, {table.dtype}, {bias.dtype}"
@@ -81,11 +89,10 @@ def vocabulary_loss(
         "triton" if with_triton and hidden.device.type == "cuda" else "streaming",
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        losses, correct = _named(chosen)(hidden, table, bias, targets, shard)
-    return VocabularyLoss(losses, correct)
+        return VocabularyLoss(*_named(chosen)(hidden, table, bias, targets, weights.detach(), shard))
 
 
-def _named(implementation: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, Shard], tuple[Tensor, Tensor]]:
+def _named(implementation: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     if implementation == "reference":
         return vocabulary_loss_reference
     if implementation == "triton":

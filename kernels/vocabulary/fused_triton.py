@@ -22,7 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.vocabulary.shard import Shard
-from kernels.vocabulary.tiles import Pointwise, TiledVocabularyLoss, cut_of
+from kernels.vocabulary.tiles import Pointwise, tiled_vocabulary_loss
 
 if TYPE_CHECKING:
     from kernels.aot import AotVariant
@@ -98,14 +98,11 @@ def differentiate(products: Tensor, bias: Tensor, targets: Tensor, whole: Tensor
 
 
 def vocabulary_loss_triton(
-    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, shard: Shard, **limits: int
-) -> tuple[Tensor, Tensor]:
-    """Return (losses (M,), correct (M,)); ``limits`` are those of ``tiles.cut_of``."""
-    cut = cut_of(hidden, shard, **limits)
-    losses, correct = TiledVocabularyLoss.apply(
-        hidden, table, bias.contiguous(), targets, shard, cut, Pointwise(know, differentiate)
-    )
-    return losses, correct
+    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, shard: Shard, **limits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (total (), losses (M,), correct (M,)); ``limits`` are those of ``tiles.cut_of``."""
+    bias, pointwise = bias.contiguous(), Pointwise(know, differentiate)
+    return tiled_vocabulary_loss(hidden, table, bias, targets, weights, shard, pointwise, **limits)
 
 
 def aot_variants() -> Iterator[AotVariant]:

@@ -11,9 +11,9 @@ from kernels.vocabulary.shard import Shard
 
 
 def vocabulary_loss_reference(
-    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, shard: Shard
-) -> tuple[Tensor, Tensor]:
-    """Return (losses (M,), correct (M,)); holds the (M, V) logits several times over, in float32 at least.
+    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, shard: Shard
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (total (), losses (M,), correct (M,)); holds the (M, V) logits several times over, in float32 at least.
 
     Across ranks each gathers the whole table, so that its losses, and the gradient of hidden, are whole; of
     the table only the rank's own rows are its own.
@@ -23,7 +23,7 @@ def vocabulary_loss_reference(
     losses = functional.cross_entropy(logits, targets, reduction="none")
     with torch.no_grad():
         correct = logits.gather(1, targets[:, None])[:, 0] >= logits.amax(1)
-    return losses, correct
+    return weights.to(losses.dtype) @ losses, losses.detach(), correct
 
 
 def _of_all_ranks(own: Tensor, shard: Shard) -> Tensor:

@@ -12,21 +12,18 @@ import torch
 from torch import Tensor
 
 from kernels.vocabulary.shard import Shard
-from kernels.vocabulary.tiles import Pointwise, TiledVocabularyLoss, cut_of
+from kernels.vocabulary.tiles import Pointwise, tiled_vocabulary_loss
 
 STRIP_BYTES = 2**21  # for each thread of a CPU; with smaller ones the threads wait for each other too often
 STRIP_BYTES_OF_DEVICE = 2**26
 
 
 def vocabulary_loss_streaming(
-    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, shard: Shard, **limits: int
-) -> tuple[Tensor, Tensor]:
-    """Return (losses (M,), correct (M,)); ``limits`` are those of ``tiles.cut_of``."""
-    cut = cut_of(hidden, shard, **limits)
-    losses, correct = TiledVocabularyLoss.apply(
-        hidden, table, bias, targets, shard, cut, Pointwise(_know, _differentiate)
-    )
-    return losses, correct
+    hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, shard: Shard, **limits: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (total (), losses (M,), correct (M,)); ``limits`` are those of ``tiles.cut_of``."""
+    pointwise = Pointwise(_know, _differentiate)
+    return tiled_vocabulary_loss(hidden, table, bias, targets, weights, shard, pointwise, **limits)
 
 
 def _know(products: Tensor, bias: Tensor, targets: Tensor, known: Tensor) -> None:

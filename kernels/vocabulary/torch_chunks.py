@@ -28,11 +28,12 @@ def vocabulary_loss_torch(
     table: Tensor,
     bias: Tensor,
     targets: Tensor,
+    weights: Tensor,
     shard: Shard,
     *,
     chunk_bytes: int = CHUNK_BYTES,
-) -> tuple[Tensor, Tensor]:
-    """Return (losses (M,), correct (M,)); ImplementationUnavailable where it would not be exact."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (total (), losses (M,), correct (M,)); ImplementationUnavailable where it would not be exact."""
     if hidden.dtype not in (torch.float32, torch.float64):
         raise ImplementationUnavailable(
             f"vocabulary_loss: the 'torch' implementation rounds the losses of {hidden.dtype}; train in float32, or"
@@ -43,7 +44,7 @@ def vocabulary_loss_torch(
             "vocabulary_loss: the 'torch' implementation needs the whole table on each rank; choose 'streaming'"
         )
     with torch.no_grad():
-        correct = vocabulary_loss_streaming(hidden, table, bias, targets, shard)[1]
+        *_, correct = vocabulary_loss_streaming(hidden, table, bias, targets, weights, shard)
     rows = max(1, chunk_bytes // (len(table) * table.element_size()))
     function: Any = functional.linear_cross_entropy
     losses: Tensor = function(
@@ -55,4 +56,4 @@ def vocabulary_loss_torch(
         # Without positions it has no chunks, and the dense form has nothing to hold.
         options=torch.nn.LinearCrossEntropyOptions(batch_chunk_size=rows) if len(hidden) else None,
     )
-    return losses, correct
+    return weights.to(losses.dtype) @ losses, losses.detach(), correct

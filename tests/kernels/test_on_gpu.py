@@ -155,8 +155,8 @@ def vocabulary(rows: int, ids: int, width: int, strided: bool, scale: float, dty
     def call(
         hidden: Tensor, table: Tensor, bias: Tensor, targets: Tensor, weights: Tensor, *, implementation: str
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        losses = vocabulary_loss(hidden, table, bias, targets, implementation=implementation).losses
-        return (losses * weights).sum(), (losses.detach(),)
+        loss = vocabulary_loss(hidden, table, bias, targets, weights, implementation=implementation)
+        return loss.total, (loss.losses,)
 
     return Case((hidden, table, bias), (targets, weights), call)
 

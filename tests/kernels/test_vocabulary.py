@@ -13,6 +13,7 @@ from kernels.implementation import ImplementationUnavailable
 from kernels.vocabulary import VocabularyLoss, vocabulary_loss
 from kernels.vocabulary.shard import Shard
 from kernels.vocabulary.streaming import vocabulary_loss_streaming
+from kernels.vocabulary.tiles import cut_of
 from kernels.vocabulary.torch_chunks import vocabulary_loss_torch
 
 IMPLEMENTATIONS = ("reference", "streaming", "torch")
@@ -23,7 +24,7 @@ class Case(NamedTuple):
     table: Tensor
     bias: Tensor
     targets: Tensor
-    weights: Tensor  # upstream gradient, one for each position
+    weights: Tensor
 
 
 def case(positions: int, vocabulary: int, width: int, dtype: torch.dtype, scale: float = 1.0) -> Case:
@@ -39,26 +40,30 @@ def case(positions: int, vocabulary: int, width: int, dtype: torch.dtype, scale:
 
 
 def reference(given: Case) -> VocabularyLoss:
-    return vocabulary_loss(*given[:4], implementation="reference")
+    return vocabulary_loss(*given, implementation="reference")
 
 
-def streaming(given: Case, tile: tuple[int, int], kept: int = 0) -> VocabularyLoss:
-    """In tiles of at most ``tile`` = (rows, columns), ``kept`` of which are not made twice."""
+def streaming(given: Case, tile: tuple[int, int], kept: int = 0, least_band: int = 10_000) -> VocabularyLoss:
+    """In tiles of at most ``tile`` = (rows, columns), ``kept`` of which are not made twice.
+
+    In bands where these have ``least_band`` positions.
+    """
     rows, columns = tile
     tile_bytes = min(rows, max(1, len(given.hidden))) * columns * given.table.element_size()
     return VocabularyLoss(
         *vocabulary_loss_streaming(
-            *given[:4],
+            *given,
             Shard(0, len(given.table), None),
             tile_rows=rows,
             tile_bytes=tile_bytes,
             kept_bytes=kept * tile_bytes,
+            least_band=least_band,
         )
     )
 
 
-def gradients(losses: Tensor, given: Case) -> list[Tensor]:
-    return list(torch.autograd.grad((losses * given.weights).sum(), (given.hidden, given.table, given.bias)))
+def gradients(loss: VocabularyLoss, given: Case) -> list[Tensor]:
+    return list(torch.autograd.grad(loss.total, (given.hidden, given.table, given.bias)))
 
 
 def relative_error(value: Tensor, truth: Tensor) -> float:
@@ -67,7 +72,8 @@ def relative_error(value: Tensor, truth: Tensor) -> float:
 
 def test_reference_is_minus_the_log_of_the_targets_share() -> None:
     given = case(3, 5, 4, torch.float64)
-    losses, correct = reference(given)
+    total, losses, correct = reference(given)
+    assert float(total.detach()) == pytest.approx(float(given.weights @ losses), rel=1e-15)
     for row in range(3):
         scores = [
             float(given.hidden[row].detach() @ given.table[word].detach() + given.bias[word].detach())
@@ -75,21 +81,49 @@ def test_reference_is_minus_the_log_of_the_targets_share() -> None:
         ]
         target = int(given.targets[row])
         share = math.exp(scores[target]) / sum(map(math.exp, scores))
-        assert float(losses[row].detach()) == pytest.approx(-math.log(share), rel=1e-12)
+        assert float(losses[row]) == pytest.approx(-math.log(share), rel=1e-12)
         assert bool(correct[row]) == (max(range(5), key=scores.__getitem__) == target)
 
 
 TILES = [((4, 2), 0), ((1, 1000), 2), ((5, 3), 4), ((10_000, 3), 1), ((16, 10_000), 1), ((10_000, 10_000), 0)]
 
 
+@pytest.mark.parametrize("least_band", [1, 10_000])
 @pytest.mark.parametrize(("tile", "kept"), TILES, ids=str)
-def test_streaming_passes_gradcheck(tile: tuple[int, int], kept: int) -> None:
+def test_streaming_passes_gradcheck(tile: tuple[int, int], kept: int, least_band: int) -> None:
     given = case(6, 7, 2, torch.float64)
 
-    def losses(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
-        return streaming(given._replace(hidden=hidden, table=table, bias=bias), tile, kept).losses
+    def total(hidden: Tensor, table: Tensor, bias: Tensor) -> Tensor:
+        return streaming(given._replace(hidden=hidden, table=table, bias=bias), tile, kept, least_band).total
 
-    assert torch.autograd.gradcheck(losses, (given.hidden, given.table, given.bias))
+    assert torch.autograd.gradcheck(total, (given.hidden, given.table, given.bias))
+
+
+@pytest.mark.parametrize(
+    ("positions", "ids", "kept_bytes", "least_band", "dtype", "cut"),
+    [
+        (
+            100,
+            1000,
+            10_000 * 4,
+            8,
+            torch.float32,
+            (10, 10, 384, 3),
+        ),  # ten bands, all of whose logits are kept
+        (105, 1000, 10_000 * 4, 8, torch.float32, (10, 10, 384, 3)),  # of equal size
+        (100, 1000, 10_000 * 4, 11, torch.float32, (100, 64, 64, 2)),  # too few positions in each
+        (100, 1000, 10_000 * 2, 8, torch.bfloat16, (100, 64, 128, 1)),  # no second table in float32
+        (100, 1000, 400_000, 8, torch.float32, (100, 64, 64, 24)),  # all of them are kept, but for ...
+        (0, 1000, 10_000, 8, torch.float32, (1, 1, 960, 2)),
+    ],
+)
+def test_bands_are_cut_where_their_logits_fit_and_are_worth_it(
+    positions: int, ids: int, kept_bytes: int, least_band: int, dtype: torch.dtype, cut: tuple[int, ...]
+) -> None:
+    hidden, table = torch.empty(positions, 4, dtype=dtype), torch.empty(ids, 4, dtype=dtype)
+    limits = {"tile_rows": 64, "tile_bytes": 16 * 1024, "kept_bytes": kept_bytes, "least_band": least_band}
+    assert cut_of(hidden, table, wanted=True, **limits) == cut
+    assert cut_of(hidden, table, wanted=False, **limits).kept == 0
 
 
 @pytest.mark.parametrize("positions", [0, 1, 2, 17, 64])
@@ -99,35 +133,38 @@ def test_streaming_passes_gradcheck(tile: tuple[int, int], kept: int) -> None:
     [((1, 500), 3), ((7, 10), 2), ((16, 10_000), 0), ((10_000, 37), 9), ((10_000, 10_000), 1)],
     ids=str,
 )
+@pytest.mark.parametrize("least_band", [1, 10_000])
 def test_streaming_equals_reference_in_float64_for_every_tile(
-    positions: int, vocabulary: int, width: int, tile: tuple[int, int], kept: int
+    positions: int, vocabulary: int, width: int, tile: tuple[int, int], kept: int, least_band: int
 ) -> None:
     given = case(positions, vocabulary, width, torch.float64)
-    losses, correct = streaming(given, tile, kept)
-    true_losses, true_correct = reference(given)
-    torch.testing.assert_close(losses, true_losses, rtol=1e-12, atol=1e-12)
-    assert torch.equal(correct, true_correct)
-    for value, truth in zip(gradients(losses, given), gradients(true_losses, given), strict=True):
-        torch.testing.assert_close(value, truth, rtol=1e-12, atol=1e-12)
+    found, truth = streaming(given, tile, kept, least_band), reference(given)
+    torch.testing.assert_close(found.total, truth.total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.losses, truth.losses, rtol=1e-12, atol=1e-12)
+    assert torch.equal(found.correct, truth.correct)
+    for value, true in zip(gradients(found, given), gradients(truth, given), strict=True):
+        torch.testing.assert_close(value, true, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("tile", "kept"), [((5, 10_000), 1), ((10_000, 50), 2), ((10_000, 10_000), 1)])
 @pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("least_band", [1, 10_000])
 def test_streaming_is_as_exact_as_dense_torch_in_low_precision(
-    dtype: torch.dtype, tile: tuple[int, int], kept: int, scale: float
+    dtype: torch.dtype, tile: tuple[int, int], kept: int, scale: float, least_band: int
 ) -> None:
     given = case(33, 515, 24, dtype, scale)
     hidden, table, bias = (part.detach().double().requires_grad_() for part in given[:3])
     truth_case = Case(hidden, table, bias, given.targets, given.weights)
-    truth = reference(truth_case).losses
-    values = streaming(given, tile, kept).losses
-    dense = reference(given).losses
-    assert values.dtype == torch.float32
+    truth, dense = reference(truth_case), reference(given)
+    found = streaming(given, tile, kept, least_band)
+    assert found.total.dtype == found.losses.dtype == torch.float32
     floor = {torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
-    assert relative_error(values, truth) <= 1.2 * relative_error(dense, truth) + floor / 10
+    assert relative_error(found.losses, truth.losses) <= (
+        1.2 * relative_error(dense.losses, truth.losses) + floor / 10
+    )
     for value, of_dense, true in zip(
-        gradients(values, given), gradients(dense, given), gradients(truth, truth_case), strict=True
+        gradients(found, given), gradients(dense, given), gradients(truth, truth_case), strict=True
     ):
         assert value.dtype == dtype
         assert relative_error(value, true) <= 1.5 * relative_error(of_dense, true) + floor
@@ -143,12 +180,13 @@ def test_torchs_own_function_is_exact_with_a_weight_for_each_position(
     exact = Case(hidden, table, bias, given.targets, given.weights)
     truth, dense = reference(exact), reference(given)
     shard = Shard(0, vocabulary, None)
-    losses, correct = vocabulary_loss_torch(*given[:4], shard, chunk_bytes=5 * vocabulary * dtype.itemsize)
-    assert torch.equal(correct, truth.correct) and losses.dtype == dtype
+    found = VocabularyLoss(*vocabulary_loss_torch(*given, shard, chunk_bytes=5 * vocabulary * dtype.itemsize))
+    assert torch.equal(found.correct, truth.correct) and found.losses.dtype == dtype
     floor = 1e-6 if dtype == torch.float32 else 1e-12
-    assert relative_error(losses, truth.losses) <= floor
+    assert relative_error(found.losses, truth.losses) <= floor
+    assert relative_error(found.total, truth.total) <= floor
     for value, of_dense, true in zip(
-        gradients(losses, given), gradients(dense.losses, given), gradients(truth.losses, exact), strict=True
+        gradients(found, given), gradients(dense, given), gradients(truth, exact), strict=True
     ):
         assert relative_error(value, true) <= 1.5 * relative_error(of_dense, true) + floor
 
@@ -159,7 +197,7 @@ def test_torchs_own_function_is_refused_where_it_is_not_exact() -> None:
         vocabulary_loss(*given[:4], implementation="torch")
     given = case(4, 6, 3, torch.float32)
     with pytest.raises(ImplementationUnavailable, match="the whole table on each rank"):
-        vocabulary_loss_torch(*given[:4], Shard(0, 3, None))
+        vocabulary_loss_torch(*given, Shard(0, 3, None))
 
 
 def test_losses_are_not_rounded_to_bfloat16() -> None:
@@ -174,7 +212,7 @@ def test_the_tables_gradient_is_added_up_in_float32() -> None:
     table = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
     bias = torch.zeros(2, dtype=torch.bfloat16, requires_grad=True)
     given = Case(hidden, table, bias, torch.zeros(512, dtype=torch.long), torch.ones(512))
-    streaming(given, (1, 2)).losses.sum().backward()
+    streaming(given, (1, 2), 0, least_band=1).total.backward()
     assert table.grad is not None and bias.grad is not None
     assert table.grad.flatten().tolist() == bias.grad.tolist() == [-256.0, 256.0]
 
@@ -183,8 +221,8 @@ def test_the_tables_gradient_is_added_up_in_float32() -> None:
 def test_without_predictions_hidden_table_and_bias_stay_in_the_graph(implementation: str) -> None:
     given = case(0, 11, 3, torch.float32)
     loss = vocabulary_loss(*given[:4], implementation=implementation)
-    assert loss.losses.shape == loss.correct.shape == (0,)
-    loss.losses.sum().backward()
+    assert loss.losses.shape == loss.correct.shape == (0,) and float(loss.total.detach()) == 0
+    loss.total.backward()
     for tensor in given[:3]:
         assert tensor.grad is not None and not tensor.grad.any()
 
@@ -193,11 +231,9 @@ def test_without_predictions_hidden_table_and_bias_stay_in_the_graph(implementat
 def test_huge_logits_give_finite_losses(implementation: str) -> None:
     hidden = torch.full((1, 1), 3e4, requires_grad=True)
     table = torch.tensor([[1.0], [-1.0]])
-    losses = vocabulary_loss(
-        hidden, table, torch.zeros(2), torch.tensor([1]), implementation=implementation
-    ).losses
-    losses.sum().backward()
-    assert losses.tolist() == [6e4]
+    loss = vocabulary_loss(hidden, table, torch.zeros(2), torch.tensor([1]), implementation=implementation)
+    loss.total.backward()
+    assert loss.losses.tolist() == [6e4]
     assert hidden.grad is not None and hidden.grad.tolist() == [[2.0]]
 
 
@@ -207,23 +243,48 @@ def test_any_stride_is_accepted() -> None:
     strided = wide[:, ::2].detach().requires_grad_()
     columns = given.table.detach().T.contiguous().T.requires_grad_()
     given = given._replace(hidden=strided, table=columns)
-    values = streaming(given, (4, 5)).losses
-    truth = reference(given).losses
-    torch.testing.assert_close(values, truth, rtol=1e-12, atol=1e-12)
-    for value, true in zip(
-        torch.autograd.grad(values.sum(), (strided, columns)),
-        torch.autograd.grad(truth.sum(), (strided, columns)),
-        strict=True,
-    ):
+    found, truth = streaming(given, (4, 5)), reference(given)
+    torch.testing.assert_close(found.losses, truth.losses, rtol=1e-12, atol=1e-12)
+    for value, true in zip(gradients(found, given), gradients(truth, given), strict=True):
         torch.testing.assert_close(value, true, rtol=1e-12, atol=1e-12)
 
 
 def test_only_what_needs_a_gradient_gets_one() -> None:
     given = case(6, 9, 3, torch.float64)
-    loss = vocabulary_loss(given.hidden, given.table.detach(), given.bias.detach(), given.targets)
-    (value,) = torch.autograd.grad((loss.losses * given.weights).sum(), (given.hidden,))
-    truth = gradients(reference(given).losses, given)[0]
+    loss = vocabulary_loss(
+        given.hidden, given.table.detach(), given.bias.detach(), given.targets, given.weights
+    )
+    (value,) = torch.autograd.grad(loss.total, (given.hidden,))
+    truth = gradients(reference(given), given)[0]
     torch.testing.assert_close(value, truth, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_gradients_follow_the_totals_own_and_no_weights_are_weights_of_one(implementation: str) -> None:
+    given = case(6, 9, 3, torch.float64)
+    inputs = (given.hidden, given.table, given.bias)
+    loss = vocabulary_loss(*given[:4], implementation=implementation)
+    found = torch.autograd.grad(-3 * loss.total, inputs)
+    truth = torch.autograd.grad(reference(given._replace(weights=torch.ones(6).double())).total, inputs)
+    for value, true in zip(found, truth, strict=True):
+        torch.testing.assert_close(value, -3 * true, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_that_were_scaled_are_not_given_out_again() -> None:
+    given = case(6, 9, 3, torch.float64)
+    total = streaming(given, (4, 5)).total
+    torch.autograd.grad(2 * total, given.hidden, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(2 * total, given.hidden)
+
+
+def test_without_gradients_nothing_is_differentiated() -> None:
+    given = case(6, 9, 3, torch.float64)
+    with torch.no_grad():
+        loss = streaming(given, (4, 5), 3, least_band=1)
+    truth = reference(given)
+    assert not loss.total.requires_grad
+    torch.testing.assert_close(loss.losses, truth.losses, rtol=1e-12, atol=1e-12)
 
 
 def test_the_logits_of_a_large_batch_are_never_whole() -> None:
@@ -239,7 +300,7 @@ def test_the_logits_of_a_large_batch_are_never_whole() -> None:
 
     given = case(256, 1024, 4, torch.float32)
     with Watch():
-        streaming(given, (256, 64)).losses.sum().backward()
+        streaming(given, (256, 64)).total.backward()
     assert largest <= 2**16 < 256 * 1024 * 4
 
 
@@ -247,14 +308,9 @@ def test_the_logits_of_a_large_batch_are_never_whole() -> None:
 @pytest.mark.parametrize("kept", [0, 1, 100])
 def test_the_same_bits_come_out_again(dtype: torch.dtype, kept: int) -> None:
     given = case(19, 203, 16, dtype)
-    losses = streaming(given, (8, 50), kept).losses
-    first = torch.autograd.grad(losses.sum(), given[:3], retain_graph=True)
-    for second in (
-        torch.autograd.grad(losses.sum(), given[:3]),  # what was kept is still there
-        torch.autograd.grad(streaming(given, (8, 50), kept).losses.sum(), given[:3]),
-        torch.autograd.grad(streaming(given, (8, 50), 3).losses.sum(), given[:3]),  # kept or made again
-    ):
-        assert all(map(torch.equal, first, second))
+    first = gradients(streaming(given, (8, 50), kept), given)
+    for again in (kept, 3):  # kept or made again
+        assert all(map(torch.equal, first, gradients(streaming(given, (8, 50), again), given)))
 
 
 def test_mistaken_arguments_are_refused() -> None:
@@ -265,5 +321,7 @@ def test_mistaken_arguments_are_refused() -> None:
         vocabulary_loss(given.hidden, given.table, given.bias[:5], given.targets)
     with pytest.raises(ValueError, match="differ in dtype"):
         vocabulary_loss(given.hidden, given.table.bfloat16(), given.bias, given.targets)
+    with pytest.raises(ValueError, match=r"weights \(3,\) are not one for each of 4 targets"):
+        vocabulary_loss(*given[:4], given.weights[:3])
     with pytest.raises(ImplementationUnavailable):
         vocabulary_loss(*given[:4], implementation="triton")

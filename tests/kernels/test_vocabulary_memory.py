@@ -33,9 +33,7 @@ def extra_peak(positions: int, vocabulary: int, dtype: torch.dtype, implementati
             targets = torch.randint(vocabulary, (rows,))
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
             before = status("VmRSS")
-            vocabulary_loss(
-                hidden, table, bias, targets, implementation=implementation
-            ).losses.sum().backward()
+            vocabulary_loss(hidden, table, bias, targets, implementation=implementation).total.backward()
         return status("VmHWM") - before
 
     return run_on_ranks(of_rank, 1)[0]
@@ -44,11 +42,15 @@ def extra_peak(positions: int, vocabulary: int, dtype: torch.dtype, implementati
 @pytest.mark.ranks
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_beyond_what_is_kept_memory_does_not_grow_with_the_batch(dtype: torch.dtype) -> None:
+def test_beyond_what_is_kept_memory_does_not_grow_with_the_batch(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Logits of 195 MiB in float32, more than is kept; dense torch holds them several times over.
     positions, vocabulary = 1024, 50_002
-    budget = KEPT_BYTES + TILE_BYTES["cpu"]
+    monkeypatch.setitem(KEPT_BYTES, "cpu", 64 * MIB)
+    # A processor without bfloat16 products makes copies of a tile in float32: twice its bytes.
+    budget = KEPT_BYTES["cpu"] + TILE_BYTES["cpu"] + (2 * TILE_BYTES["cpu"] if dtype == torch.bfloat16 else 0)
     once = extra_peak(positions, vocabulary, dtype, "streaming")
-    assert once <= budget + 40 * MIB
-    assert extra_peak(2 * positions, vocabulary, dtype, "streaming") <= budget + 40 * MIB
+    assert once <= budget + 30 * MIB
+    assert extra_peak(2 * positions, vocabulary, dtype, "streaming") <= budget + 30 * MIB
     assert extra_peak(positions, vocabulary, dtype, "reference") > 2 * budget

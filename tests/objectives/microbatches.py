@@ -91,7 +91,7 @@ class TinyEncoder(nn.Module):
     def forward(self, batch: PackedBatch) -> PretrainingOutput:
         vectors = nn.functional.normalize(self.features[batch.token_ids] @ self.weight, dim=1)
         nothing = vectors.new_empty(0)
-        return PretrainingOutput(nothing, nothing.bool(), vectors, self.logarithm.exp())
+        return PretrainingOutput(nothing.sum(), nothing, nothing.bool(), vectors, self.logarithm.exp())
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients of weight and temperature; a missing one is an error."""

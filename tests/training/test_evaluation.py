@@ -90,7 +90,7 @@ def test_a_model_that_maps_everything_to_one_point_finds_nothing(small_recipe: P
         def forward(batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:
             assert sentence_vectors_only
             vectors = torch.ones(batch.sentence_documents, 4) / 2
-            return PretrainingOutput(torch.empty(0), torch.empty(0), vectors, torch.ones(()))
+            return PretrainingOutput(torch.zeros(()), torch.empty(0), torch.empty(0), vectors, torch.ones(()))
 
         return measure(forward)
 

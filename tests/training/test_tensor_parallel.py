@@ -254,7 +254,7 @@ def test_a_part_of_the_gradient_that_is_not_finite_stops_the_step_on_every_rank(
         for spoilt[0] in (1.0, math.nan, math.inf, 1.0):
             before = whole(engine, weight)
             output = engine(batch)
-            engine.backward(output.prediction_losses.mean() + output.inverse_temperature)
+            engine.backward(output.prediction_total / len(batch.targets) + output.inverse_temperature)
             outcome = engine.step(1e-3)
             changed = not torch.equal(before, whole(engine, weight))
             outcomes.append((outcome.skipped, math.isfinite(outcome.gradient_norm), changed))

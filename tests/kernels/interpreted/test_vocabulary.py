@@ -27,12 +27,12 @@ def draw(positions: int, vocabulary: int, width: int, dtype: torch.dtype, scale:
         normal(vocabulary),
     ]
     targets = torch.randint(vocabulary, (positions,), generator=generator)
-    return [*(part.to(dtype).requires_grad_() for part in parts), targets]
+    weights = torch.linspace(0.1, 1.0, positions, dtype=torch.float64)
+    return [*(part.to(dtype).requires_grad_() for part in parts), targets, weights]
 
 
-def gradients(losses: Tensor, given: list[Tensor]) -> list[Tensor]:
-    weights = torch.linspace(0.1, 1.0, len(losses), dtype=torch.float64)
-    return list(torch.autograd.grad((losses * weights).sum(), given[:3]))
+def gradients(loss: VocabularyLoss, given: list[Tensor]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss.total, given[:3]))
 
 
 def error(value: Tensor, truth: Tensor) -> float:
@@ -49,7 +49,7 @@ def test_no_worse_than_dense_torch_in_its_dtype(
     positions: int, vocabulary: int, width: int, tile_bytes: int, scale: float, dtype: torch.dtype
 ) -> None:
     given = draw(positions, vocabulary, width, dtype, scale)
-    exact = [part.detach().double().requires_grad_() for part in given[:3]] + [given[3]]
+    exact = [part.detach().double().requires_grad_() for part in given[:3]] + given[3:]
     truth = vocabulary_loss(*exact, implementation="reference")
     dense = vocabulary_loss(*given, implementation="reference")
     ours = VocabularyLoss(
@@ -61,9 +61,9 @@ def test_no_worse_than_dense_torch_in_its_dtype(
     assert ours.losses.dtype == torch.float32
     assert error(ours.losses, truth.losses) <= error(dense.losses, truth.losses) + floor / 2
     for value, of_dense, true in zip(
-        gradients(ours.losses, given),
-        gradients(dense.losses, given),
-        gradients(truth.losses, exact),
+        gradients(ours, given),
+        gradients(dense, given),
+        gradients(truth, exact),
         strict=True,
     ):
         assert value.dtype == dtype
@@ -76,15 +76,15 @@ def test_it_equals_the_definition_in_float64_and_repeats_bit_by_bit() -> None:
     ours, again = (vocabulary_loss(*given, implementation="triton") for _ in range(2))
     torch.testing.assert_close(ours.losses, truth.losses, rtol=1e-12, atol=1e-12)
     assert torch.equal(ours.correct, truth.correct) and torch.equal(ours.losses, again.losses)
-    found, repeated = gradients(ours.losses, given), gradients(again.losses, given)
+    found, repeated = gradients(ours, given), gradients(again, given)
     assert all(map(torch.equal, found, repeated))
-    for value, true in zip(found, gradients(truth.losses, given), strict=True):
+    for value, true in zip(found, gradients(truth, given), strict=True):
         torch.testing.assert_close(value, true, rtol=1e-12, atol=1e-12)
 
 
 def test_without_positions_nothing_is_launched_and_the_graph_holds() -> None:
     given = draw(0, 11, 3, torch.float32, 1.0)
-    vocabulary_loss(*given, implementation="triton").losses.sum().backward()
+    vocabulary_loss(*given, implementation="triton").total.backward()
     assert all(part.grad is not None and not part.grad.any() for part in given[:3])
 
 
@@ -92,7 +92,7 @@ def test_without_positions_nothing_is_launched_and_the_graph_holds() -> None:
 def test_ranks_equal_one_process() -> None:
     given = draw(5, 41, 4, torch.float64, 2.0)
     truth = vocabulary_loss(*given, implementation="reference")
-    true = gradients(truth.losses, given)
+    true = gradients(truth, given)
 
     def of_rank(group: ProcessGroup) -> list[Tensor]:
         rows = -(-41 // group.size())
@@ -100,14 +100,14 @@ def test_ranks_equal_one_process() -> None:
         missing = rows * group.size() - 41
         table = torch.cat([given[1], torch.full((missing, 4), torch.nan).double()])[own]
         bias = torch.cat([given[2], torch.full((missing,), torch.nan).double()])[own]
-        here = [part.detach().clone().requires_grad_() for part in (given[0], table, bias)] + [given[3]]
+        here = [part.detach().clone().requires_grad_() for part in (given[0], table, bias)] + given[3:]
         loss = vocabulary_loss(*here, ranks=group, vocabulary=41, implementation="triton")
         assert torch.equal(loss.correct, truth.correct)
-        return [loss.losses.detach(), *gradients(loss.losses, here)]
+        return [loss.losses, *gradients(loss, here)]
 
     results = run_on_ranks(of_rank, 2)
     for losses, of_hidden, _, _ in results:
-        torch.testing.assert_close(losses, truth.losses.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(losses, truth.losses, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(of_hidden, true[0], rtol=1e-12, atol=1e-12)
     for number in (2, 3):
         joined = torch.cat([result[number] for result in results])
