@@ -15,8 +15,9 @@ from pathlib import Path
 
 from benchmarks.ablation.plan import Run, base_recipe, chosen, lacking, read_plan, runs_of
 from benchmarks.ablation.report import write_report
-from benchmarks.ablation.runs import Launch, cores, results_of, run_all
+from benchmarks.ablation.runs import Launch, results_of, run_all
 from benchmarks.ablation.table import plain, table_of
+from benchmarks.turns.machine import cores
 from data.prepare import prepare
 from data.recipe import UserError
 from data.store import TokenStore

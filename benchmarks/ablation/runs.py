@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.ablation.clock import record_command, record_run
 from benchmarks.ablation.plan import PresetConfig, Run
+from benchmarks.turns.machine import cores
 from data.recipe import UserError
 from training.console import CLEAR_LINE, duration
 from training.metrics import METRICS_FILE, read_evaluations
@@ -58,11 +59,6 @@ class Launch:
         if self.preset.launcher == "python":
             environment["OMP_NUM_THREADS"] = str(max(1, cores() // self.at_once))
         return environment
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def results_of(folder: Path, run: Run) -> dict[int, dict[str, float]] | None:

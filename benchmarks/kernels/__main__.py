@@ -10,28 +10,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import platform
 import shlex
-import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.ablation.runs import cores
 from benchmarks.kernels.problem import PRESETS, Problem
 from benchmarks.kernels.report import (
     Measured,
     arithmetic_table,
     goals_table,
-    plain,
     read,
     table,
     write,
 )
 from benchmarks.kernels.rounds import measure_all, steps_of
-from training.console import CLEAR_LINE, duration
+from benchmarks.tables import plain
+from benchmarks.turns.machine import cores, machine
+from benchmarks.turns.progress import Progress
 
 _OPERATIONS: Final = ("alignment", "margin", "vocabulary")
 
@@ -40,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; the status is 0 if all was measured, 2 for what only the person can mend."""
     given = _parser().parse_args(arguments)
     try:
-        machine = _machine(given.device, given.threads)
+        where = machine(given.device, given.threads)
         problems = [
             problem._replace(
                 device=given.device,
@@ -51,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for problem in PRESETS[given.preset]
             if given.op in (None, problem.operation)
         ]
-        return _measure([problem for problem in problems if problem.contestants], given, machine)
+        return _measure([problem for problem in problems if problem.contestants], given, where)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _measure(problems: Sequence[Problem], given: argparse.Namespace, machine: str) -> int:
+def _measure(problems: Sequence[Problem], given: argparse.Namespace, where: str) -> int:
     out = given.out or Path("benchmarks/results") / ("kernels" if given.preset == "full" else "kernels-quick")
     command = shlex.join(["python", "-m", "benchmarks.kernels", *sys.argv[1:]])
     kept = read(out, given.preset)
-    progress = _Progress(sum(map(steps_of, problems)))
+    progress = Progress(sum(map(steps_of, problems)))
     for problem in problems:
         titles = {
             name: title
@@ -73,7 +70,7 @@ def _measure(problems: Sequence[Problem], given: argparse.Namespace, machine: st
             ).CONTESTANTS.items()
         }
         progress.say(problem.title())
-        found = Measured(problem, machine, measure_all(problem, given.threads, progress.step), titles)
+        found = Measured(problem, where, measure_all(problem, given.threads, progress.step), titles)
         key = (problem.operation, problem.size, problem.dtype, problem.device)
         kept = [
             one
@@ -89,48 +86,6 @@ def _measure(problems: Sequence[Problem], given: argparse.Namespace, machine: st
 
 def _chosen(problem: Problem, only: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in problem.contestants if not only or name in only)
-
-
-def _machine(device: str, threads: int) -> str:
-    """What times depend on, in words. Raises ValueError for a device that is not there."""
-    import torch
-
-    if device.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise ValueError(
-                f"--device {device}: torch sees no CUDA device here; leave the option away for the CPU"
-            )
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f"{name}, {threads} threads, torch {torch.__version__}"
-
-
-class _Progress:
-    """How far the command is, by what its steps took so far."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
-        self._begin = self._said = time.monotonic()
-        self._live = sys.stdout.isatty()
-
-    def step(self, what: str) -> None:
-        self._done += 1
-        now = time.monotonic()
-        left = (now - self._begin) * (self._total - self._done) / self._done
-        line = f"{self._done}/{self._total} | {what} | about {duration(left)} left"
-        if self._live:
-            sys.stdout.write(CLEAR_LINE + line[: shutil.get_terminal_size().columns - 1])
-            sys.stdout.flush()
-        elif now - self._said > 20:
-            self._said = now
-            print(line, flush=True)
-
-    def say(self, text: str) -> None:
-        print((CLEAR_LINE if self._live else "") + text, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from benchmarks.turns.process import Unavailable
+
 VOCABULARY: Final = 250_002  # of XLM-R
 WIDTH: Final = 768
-
-
-class Unavailable(Exception):  # noqa: N818 (not an error: the table says it)
-    """Why a contestant can not run here."""
 
 
 def not_here(error: Exception) -> Unavailable:

@@ -11,6 +11,7 @@ from benchmarks.kernels import arithmetic
 from benchmarks.kernels.goals import verdicts
 from benchmarks.kernels.problem import Problem
 from benchmarks.kernels.rounds import Result
+from benchmarks.tables import markdown
 
 _MIB: Final = 2**20
 _BASES: Final = (
@@ -76,27 +77,6 @@ def arithmetic_table() -> list[list[str]]:
              line.bound, f"{line.milliseconds:.3g}"]
         )  # fmt: skip
     return rows
-
-
-def plain(rows: Sequence[Sequence[str]]) -> str:
-    """A table for the terminal; a long first-but-one cell of a row without figures may run over the others."""
-    widths = [
-        max(len(row[n]) for row in rows if n == 0 or row[-1] or row is rows[0]) for n in range(len(rows[0]))
-    ]
-    lines = []
-    for row in rows:
-        first, *others = row
-        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        if row[1].startswith("- ("):
-            cells = [row[1]]
-        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
-    return "\n".join(lines)
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [rows[0], rule, *rows[1:]])
 
 
 def write(out: Path, measured: Sequence[Measured], command: str, preset: str) -> None:

@@ -6,16 +6,13 @@ round, and the median of those ratios is what the table says.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.kernels.problem import Problem
+from benchmarks.turns.process import Process
 
 
 class Result(NamedTuple):
@@ -73,28 +70,11 @@ class _Worker:
 
     def __init__(self, contestant: str, environment: dict[str, str]) -> None:
         self.result = Result(contestant, [], [])
-        self._errors = tempfile.TemporaryFile()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.kernels.worker", contestant],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=environment,
-        )
+        self._process = Process("benchmarks.kernels.worker", [contestant], environment)
 
     def ask(self, request: dict[str, Any]) -> None:
-        """Send a request, wait for the answer and keep it. A process that dies has its last words kept."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        try:
-            print(json.dumps(request), file=self._process.stdin, flush=True)
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        self._keep(json.loads(line) if line else {"unavailable": self._last_words()})
-
-    def _keep(self, answer: dict[str, Any]) -> None:
-        result = self.result
+        """Send a request, wait for the answer and keep it."""
+        answer, result = self._process.ask(request), self.result
         if "seconds" in answer:
             result.seconds.append(answer["seconds"])
             result.processor_seconds.append(answer["processor_seconds"])
@@ -106,22 +86,6 @@ class _Worker:
             **{key: value for key, value in answer.items() if key in Result._fields}
         )
 
-    def _last_words(self) -> str:
-        status = self._process.wait()
-        if status == -9:
-            return "killed: it wanted more memory than there is"
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f"failed: {lines[-1] if lines else f'exit status {status}'}"
-
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            try:
-                pipe.close()
-            except BrokenPipeError:
-                pass  # it had died
+        self._process.close()

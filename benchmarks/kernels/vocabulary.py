@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.kernels.problem import Outcome, Problem, Run, Unavailable, not_here
+from benchmarks.kernels.problem import Outcome, Problem, Run, not_here
+from benchmarks.turns.process import Unavailable
 from kernels.implementation import ImplementationUnavailable
 from kernels.vocabulary import vocabulary_loss
 

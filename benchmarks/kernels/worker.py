@@ -9,42 +9,32 @@ for the next round, compiled and warm, while the others run theirs.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
-import json
-import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks.kernels.problem import Outcome, Problem, Run, Unavailable
+from benchmarks.kernels.problem import Outcome, Problem, Run
+from benchmarks.turns import memory
+from benchmarks.turns.process import answer_requests
 
 
 def main(contestant: str) -> int:
-    """Answer requests until there are no more."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    """The first request names the problem and is answered with the errors, every further one with a run's cost."""
     run: Run | None = None
     device = "cpu"
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            if run is None:
-                problem = Problem(**request)
-                device = problem.device
-                run, answer = prepare(problem, contestant)
-            else:
-                answer = measure(run, device)
-        except Unavailable as reason:
-            answer = {"unavailable": str(reason)}
-        except (RuntimeError, MemoryError) as error:
-            answer = {
-                "unavailable": f"failed: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-            }
-        print(json.dumps(answer), file=answers, flush=True)
-    return 0
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal run, device
+        if run is not None:
+            return measure(run, device)
+        problem = Problem(**request)
+        device = problem.device
+        run, found = prepare(problem, contestant)
+        return found
+
+    return answer_requests(answer)
 
 
 def prepare(problem: Problem, contestant: str) -> tuple[Run, dict[str, Any]]:
@@ -82,15 +72,15 @@ def measure(run: Run, device: str) -> dict[str, Any]:
 
     gpu = device.startswith("cuda")
     gc.collect()
-    _trim()
+    memory.trim()
     _reset_peak(device)
-    before = torch.cuda.memory_allocated() if gpu else _resident("VmRSS")
+    before = torch.cuda.memory_allocated() if gpu else memory.resident()
     begin, processor = time.perf_counter(), time.process_time()
     outcome = run()
     if gpu:
         torch.cuda.synchronize()
     seconds, processor = time.perf_counter() - begin, time.process_time() - processor
-    peak = torch.cuda.max_memory_allocated() if gpu else _resident("VmHWM")
+    peak = torch.cuda.max_memory_allocated() if gpu else memory.peak()
     of_gradients = [gradient.numel() * gradient.element_size() for gradient in outcome.gradients]
     return {
         "seconds": seconds,
@@ -108,28 +98,7 @@ def _reset_peak(device: str) -> bool:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return True
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return True
-
-
-def _resident(key: str) -> int | None:
-    """A line of this process's status in bytes; None where there is no such thing."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
-
-
-def _trim() -> None:
-    """Give back what the C library keeps of freed memory, so that it does not hide what a run takes."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (OSError, AttributeError):
-        pass  # not glibc
+    return memory.reset_peak()
 
 
 if __name__ == "__main__":

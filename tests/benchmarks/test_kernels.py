@@ -12,10 +12,12 @@ import torch
 from benchmarks.kernels import __main__ as command
 from benchmarks.kernels.arithmetic import lines
 from benchmarks.kernels.goals import GOALS, verdicts
-from benchmarks.kernels.problem import PRESETS, Outcome, Problem, Unavailable
-from benchmarks.kernels.report import Measured, goals_table, markdown, plain, read, table, write
+from benchmarks.kernels.problem import PRESETS, Outcome, Problem
+from benchmarks.kernels.report import Measured, goals_table, read, table, write
 from benchmarks.kernels.rounds import Result, measure_all, steps_of
 from benchmarks.kernels.worker import errors, measure
+from benchmarks.tables import markdown, plain
+from benchmarks.turns.process import Unavailable
 
 SMALL = {
     "alignment": {"pairs": 24, "width": 16},

@@ -1,0 +1,62 @@
+"""The matrix products of a step and nothing else: what the machine can do at best with these shapes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.step.documents import documents_of
+from benchmarks.step.problem import Problem, Work
+
+
+class Product(NamedTuple):
+    """``times`` linear layers (rows, inputs) -> (rows, outputs); forward, gradient of the input, of the weight."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    times: int
+
+    @property
+    def operations(self) -> int:
+        """Of all three products."""
+        return 6 * self.rows * self.inputs * self.outputs * self.times
+
+
+def products_of(problem: Problem, work: Work) -> list[Product]:
+    """The linear layers of the encoder and of the head; attention within documents and the losses are left out."""
+    width, inner, tokens = problem.width, problem.feed_forward, work.tokens
+    layers = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
+    found = [Product(tokens, inputs, outputs, problem.layers) for inputs, outputs in layers]
+    if work.predictions:
+        found += [Product(work.predictions, width, outputs, 1) for outputs in (width, problem.vocabulary)]
+    return found
+
+
+class ProductsStep:
+    """The products, into memory that is there already."""
+
+    def __init__(self, problem: Problem) -> None:
+        """Make the operands."""
+        self.work = documents_of(problem).work
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[problem.precision]
+        self._products = [(product, _operands(product, dtype)) for product in products_of(problem, self.work)]
+
+    def __call__(self) -> None:
+        """Each as often as a step has it."""
+        for product, (rows, weight, result, of_rows, of_weight) in self._products:
+            for _ in range(product.times):
+                torch.mm(rows, weight.T, out=result)
+                torch.mm(result, weight, out=of_rows)
+                torch.mm(result.T, rows, out=of_weight)
+
+
+def _operands(product: Product, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(product.rows, product.inputs, generator=generator).to(dtype)
+    # So small that products of products stay finite.
+    weight = torch.randn(product.outputs, product.inputs, generator=generator).mul_(1e-3).to(dtype)
+    result = torch.empty(product.rows, product.outputs, dtype=dtype)
+    return rows, weight, result, torch.empty_like(rows), torch.empty_like(weight)

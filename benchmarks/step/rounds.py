@@ -1,0 +1,128 @@
+"""Measures a problem: rounds in which each contestant runs one step, so that what else the machine does falls on all.
+
+    results = measure_all(problem, threads=2, step=print)        texts are prepared first
+
+Times are compared within a round; the median of those ratios is what the tables say.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.step.contestants import CONTESTANTS
+from benchmarks.step.problem import Problem, Work
+from benchmarks.step.texts import prepare_texts
+from benchmarks.turns.process import Process
+
+
+class Result(NamedTuple):
+    """What was found of one contestant."""
+
+    contestant: str
+    seconds: tuple[float, ...] = ()  # one a round, of the slowest rank
+    processor_seconds: tuple[float, ...] = ()  # of all ranks
+    peak_bytes: int | None = None  # of all ranks, the most of any round
+    work: Work | None = None
+    unavailable: str = ""  # why there is nothing
+
+    def tokens_per_second(self) -> float:
+        """Real ones: no padding is counted. Median over the rounds."""
+        assert self.work is not None
+        return self.work.tokens / statistics.median(self.seconds)
+
+    def ratio(self, other: Result) -> float:
+        """How many times ``other``'s speed, in real tokens: median over the rounds."""
+        assert self.work is not None and other.work is not None
+        return statistics.median(
+            (self.work.tokens / mine) / (other.work.tokens / others)
+            for mine, others in zip(self.seconds, other.seconds, strict=True)
+        )
+
+
+def measure_all(problem: Problem, threads: int, step: Callable[[str], None]) -> list[Result]:
+    """Measure every contestant of ``problem``; ``step`` is told what was done after each of steps_of(problem)."""
+    prepare_texts(problem.texts)
+    step("texts are prepared")
+    groups: list[_Ranks] = []
+    try:
+        for name in problem.contestants:
+            groups.append(_Ranks(name, threads))
+            groups[-1].ask({**problem._asdict(), "texts": problem.texts._asdict()})
+            step(f"{name}: {groups[-1].result.unavailable or 'ready'}")
+        for number in range(problem.rounds):
+            for group in groups:
+                if not group.result.unavailable:
+                    group.ask({})
+                seconds = group.result.seconds[-1:]
+                step(f"{group.result.contestant}, round {number + 1}: {seconds[0] if seconds else 0:.2f} s")
+    finally:
+        for group in groups:
+            group.close()
+    return [group.result for group in groups]
+
+
+def steps_of(problem: Problem) -> int:
+    """How often measure_all says that something was done."""
+    return 1 + len(problem.contestants) * (1 + problem.rounds)
+
+
+class _Ranks:
+    """The processes of one contestant, and what they have told so far."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.result = Result(name)
+        ranks = CONTESTANTS[name].ranks
+        shared = {
+            **os.environ,
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "OMP_NUM_THREADS": str(max(1, threads // ranks)),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        self._processes = [
+            Process("benchmarks.step.worker", [name], {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            for rank in range(ranks)
+        ]
+
+    def ask(self, request: dict[str, Any]) -> None:
+        """The same of every rank: they run it together."""
+        for process in self._processes:
+            process.send(request)
+        answers = [process.receive() for process in self._processes]
+        faults = [answer["unavailable"] for answer in answers if "unavailable" in answer]
+        if faults:
+            self.result = self.result._replace(unavailable=faults[0])
+        elif "seconds" in answers[0]:
+            self._keep(answers)
+        else:
+            self.result = self.result._replace(work=Work(**answers[0]))
+
+    def _keep(self, answers: list[dict[str, Any]]) -> None:
+        result = self.result
+        peaks = [answer["peak_bytes"] for answer in answers]
+        now = None if None in peaks else sum(peaks)
+        self.result = result._replace(
+            seconds=(*result.seconds, max(answer["seconds"] for answer in answers)),
+            processor_seconds=(
+                *result.processor_seconds,
+                sum(answer["processor_seconds"] for answer in answers),
+            ),
+            peak_bytes=max((peak for peak in (result.peak_bytes, now) if peak is not None), default=None),
+        )
+
+    def close(self) -> None:
+        """End them."""
+        for process in self._processes:
+            process.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,63 @@
+"""A process of a contestant: builds its step, then runs one whenever it is told to.
+
+    python -m benchmarks.step.worker CONTESTANT < requests       lines of JSON, both ways
+
+The first request is the problem; the answer says what work a step is. Every further one is a run and its cost. The
+memory is the highest resident one of the whole process during the run, weights and optimizer among it.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from typing import Any
+
+from benchmarks.step.contestants import CONTESTANTS
+from benchmarks.step.problem import Problem, Step, Texts
+from benchmarks.turns import memory
+from benchmarks.turns.process import answer_requests
+
+
+def main(name: str) -> int:
+    """Answer requests until there are no more."""
+    step: Step | None = None
+    contestant = CONTESTANTS[name]
+    if contestant.run:
+        from training.environment import prepare
+
+        prepare()
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        nonlocal step
+        if step is not None:
+            return measure(step)
+        step = contestant.build(problem_of(request))
+        step()  # what is made at the first step is made: the optimizer's state, ZeRO's trace
+        step()
+        return step.work._asdict()
+
+    return answer_requests(answer)
+
+
+def measure(step: Step) -> dict[str, Any]:
+    """Seconds, processor seconds and the peak of one step."""
+    gc.collect()
+    memory.reset_peak()
+    begin, processor = time.perf_counter(), time.process_time()
+    step()
+    return {
+        "seconds": time.perf_counter() - begin,
+        "processor_seconds": time.process_time() - processor,
+        "peak_bytes": memory.peak(),
+    }
+
+
+def problem_of(values: dict[str, Any]) -> Problem:
+    """The problem that JSON made lists of."""
+    kept = {**values, "texts": Texts(**values["texts"])}
+    return Problem(**{**kept, "tasks": tuple(kept["tasks"]), "contestants": tuple(kept["contestants"])})
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,137 @@
+"""The benchmark of the training step: every contestant gets the same documents, and tables say what was found."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.step.documents import Read, by_length, in_turn, padded
+from benchmarks.step.goals import GOALS, verdicts
+from benchmarks.step.problem import PRESETS, XLM_R, Problem, Work
+from benchmarks.step.products import products_of
+from benchmarks.step.report import Measured, goals_table, read, table, write
+from benchmarks.step.rounds import Result
+from benchmarks.step.run import recipe_of
+from benchmarks.step.texts import joined_rows, joined_sentences
+from benchmarks.tables import markdown, plain
+
+DOCUMENTS = [Read(np.arange(n) + 10, np.where(np.arange(n) % 7, -100, 5)) for n in (9, 3, 40, 4, 8, 39, 2)]
+
+
+@pytest.mark.parametrize("order", [in_turn, by_length])
+def test_padded_batches_hold_every_document_once_and_its_labels(order) -> None:
+    batches = [padded(batch) for batch in order(DOCUMENTS, 2)]
+    assert [len(batch["labels"]) for batch in batches] == [2, 2, 2, 1]
+    found = []
+    for batch in batches:
+        assert batch["attention_mask"].sum(1).max() == batch["input_ids"].shape[1]  # the longest of the batch
+        for ids, mask, labels in zip(
+            *(batch[name] for name in ("input_ids", "attention_mask", "labels")), strict=True
+        ):
+            assert (labels[mask == 0] == -100).all() and (ids[mask == 0] == 1).all()
+            found.append((ids[mask == 1].tolist(), labels[mask == 1].tolist()))
+    assert sorted(found) == sorted((d.ids.tolist(), d.labels.tolist()) for d in DOCUMENTS)
+
+
+def test_batches_by_length_hold_no_more_padding_than_any_others() -> None:
+    def cells(batches: list[list[Read]]) -> int:
+        return sum(padded(batch)["input_ids"].numel() for batch in batches)
+
+    assert cells(by_length(DOCUMENTS, 2)) == 2 * (40 + 9 + 4) + 2 < cells(in_turn(DOCUMENTS, 2))
+
+
+def test_joined_texts_are_the_given_ones_in_order_and_long_enough() -> None:
+    texts = [f"{'wort ' * (7 + n % 19)}{n}" for n in range(400)]
+    lines = [{"lang": "de" if n % 3 else "fr", "text": text} for n, text in enumerate(texts)]
+
+    def count(text: str) -> int:
+        return len(text.split())
+
+    joined = list(joined_sentences(lines, count))
+    assert all(128 <= count(line["text"]) < 512 for line in joined)
+    for language in ("de", "fr"):
+        whole = " ".join(line["text"] for line in lines if line["lang"] == language)
+        assert whole.startswith(" ".join(line["text"] for line in joined if line["lang"] == language))
+    rows = [
+        {"t": {"en": text, "de": f"D{text}"} | ({"fr": text} if n % 40 else {})}
+        for n, text in enumerate(texts)
+    ]
+    joined = list(joined_rows(rows, count))
+    assert all(128 <= count(row["t"]["en"]) < 512 for row in joined)
+    assert any("fr" in row["t"] for row in joined) and not all("fr" in row["t"] for row in joined)
+    assert " ".join(texts).startswith(" ".join(row["t"]["en"] for row in joined))
+
+
+def test_the_products_are_those_of_the_model() -> None:
+    from model.pretraining import PretrainingModel
+
+    problem = Problem(layers=3, width=12, heads=2, feed_forward=20, vocabulary=31)
+    with torch.device("meta"):
+        model = PretrainingModel(recipe_of(problem, 1).model.encoder(31))
+    weights = {
+        name: parameter.numel() for name, parameter in model.named_parameters()
+        if parameter.ndim == 2 and name not in ("encoder.embedding.position.weight",)
+    }  # fmt: skip
+    in_head = sum(size for name, size in weights.items() if name.startswith("head.") or "word" in name)
+    expected = 6 * (100 * (sum(weights.values()) - in_head) + 7 * in_head)
+    assert sum(product.operations for product in products_of(problem, Work(100, 7))) == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_recipes_that_can_run_and_full_meets_every_goal_somewhere(preset: str) -> None:
+    for problem in PRESETS[preset]:
+        for ranks in (1, 2):
+            assert recipe_of(problem, ranks).batch.step_tokens == problem.tokens
+    if preset == "full":
+        names = {name for problem in PRESETS[preset] for name in problem.contestants}
+        assert len(names) == 7 and any(problem.vocabulary == XLM_R for problem in PRESETS[preset])
+
+
+# ---- goals and tables --------------------------------------------------------------------------------------
+
+WORK = Work(1000, 150)
+LARGE = Problem(vocabulary=XLM_R, contestants=("one", "zero3", "ddp", "padded", "products"))
+FOUND = [
+    Result("one", (1.0, 2.0, 1.0), (2.0,) * 3, 400, WORK),
+    Result("zero3", (2.0, 2.0, 2.0), (2.0,) * 3, 900, WORK),
+    Result("ddp", (1.0, 1.8, 2.0), (2.0,) * 3, 900, WORK),
+    Result("padded", (4.0, 10.0, 6.0), (2.0,) * 3, 1000, WORK),
+    Result("products", unavailable="failed: why"),
+]
+
+
+def test_a_goal_is_met_or_missed_by_the_median_of_the_rounds() -> None:
+    found = {
+        verdict.goal.what: (round(verdict.found, 3), verdict.words()) for verdict in verdicts(LARGE, FOUND)
+    }
+    assert found == {
+        "speed against padded batches": (5.0, "met"),
+        "ZeRO-3 against plain data parallelism": (0.9, "met"),
+        "memory against padded batches": (0.4, "met"),
+    }
+    slower = [FOUND[0]._replace(seconds=(2.0, 2.1, 2.0), peak_bytes=600), *FOUND[1:]]
+    assert [verdict.words() for verdict in verdicts(LARGE, slower)] == ["missed", "met", "missed"]
+    small = {verdict.goal.what for verdict in verdicts(LARGE._replace(vocabulary=100), FOUND)}
+    assert small == set(found) - {"memory against padded batches"} and len(GOALS) == 6
+
+
+def test_tables_say_what_was_found_and_files_keep_it(tmp_path: Path) -> None:
+    measured = Measured(LARGE, "a machine", FOUND)
+    rows = table(measured)
+    assert rows[4][:4] == ["transformers, padded batches", "6.000", "167", "5.00"]
+    assert rows[5][1] == "- (failed: why)" and {len(row) for row in rows} == {len(rows[0])}
+    write(tmp_path / "step", [measured], "a command", "quick")
+    assert read(tmp_path / "step", "quick") == [measured] and read(tmp_path / "step", "full") == []
+    page = (tmp_path / "step.md").read_text()
+    assert markdown(rows) in page and markdown(goals_table([measured])) in page
+    assert "padded batches" in plain(rows)
+
+
+def test_ranges_of_the_presets_do_not_repeat_a_problem() -> None:
+    for problems in PRESETS.values():
+        titles = sorted(problem.title() for problem in problems)
+        assert all(a != b for a, b in pairwise(titles))
