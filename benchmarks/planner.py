@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +25,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from data.index import Rule
 from data.planner import Planner
-from data.sampling import Stream
+from data.sampling import Part, Stream
 from data.shares import Shares
 from data.stages import SamplingConfig
 from data.tasks import TASKS, TasksConfig
@@ -76,9 +80,8 @@ def skewed_streams(count: int = STREAMS, seed: int = 0, scale: int = 1) -> list[
     for number in range(count):
         size, mean = int(scale * 10 ** random.uniform(1.5, 4.5)), random.uniform(4, 90)
         lengths = (random.gamma(4.0, mean / 4, size) + 1).clip(1, _LONGEST - 2).astype(np.int32)
-        nothing, segments = np.zeros(size, np.int32), (np.arange(size),)
-        language = f"l{number:03}"
-        streams.append(Stream(f"mmlm/{language}", TASKS["mmlm"], (language,), nothing, segments, (lengths,)))
+        part, language = Part(0, (Rule(0, 1, size),), lengths, int(lengths.sum())), f"l{number:03}"
+        streams.append(Stream(f"mmlm/{language}", TASKS["mmlm"], (language,), (part,)))
     return streams
 
 
@@ -106,7 +109,7 @@ def planned(streams: list[Stream], sampling: SamplingConfig, steps: int) -> Cour
 def blended(streams: list[Stream], sampling: SamplingConfig, steps: int) -> Course:
     """The course of a blend by samples: always the stream that is furthest behind its share of the samples."""
     shares_of = Shares(streams, TasksConfig.model_validate({"mmlm": {}}), sampling)
-    rooms = [(stream.lengths[0] + 2).tolist() for stream in streams]
+    rooms = [stream.room(np.arange(len(stream)), 0, 0, _LONGEST).tolist() for stream in streams]
     nothing = np.zeros(len(streams), bool)
     behind, drawn = np.zeros(len(streams)), [0] * len(streams)
     random, tokens, due, spent = np.random.default_rng(1), [], [], 0
@@ -150,6 +153,54 @@ def cost(step_tokens: int, rounds: int = 5) -> tuple[float, int]:
     return float(np.median(took[1:])), records
 
 
+def memory(records: int) -> tuple[float, float]:
+    """Of a process that plans over ``records`` records: its own memory in MB, and ms of a plan a million steps on.
+
+    The lengths are a mapped column of zeros (a file of that size without content).
+    """
+    code = "import sys; from benchmarks.planner import plan_of_many; print(*plan_of_many(int(sys.argv[1])))"
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(records)], check=True, capture_output=True, text=True
+    )
+    megabytes, milliseconds = map(float, found.stdout.split())
+    return megabytes, milliseconds
+
+
+def plan_of_many(records: int) -> tuple[float, float]:
+    """What ``memory`` measures, in this process: what is added to what it held before."""
+    before = _own_bytes()
+    with tempfile.TemporaryFile() as file:
+        file.truncate(4 * records)
+        lengths = np.asarray(np.memmap(file, np.int32, "r"))
+    each = records // STREAMS
+    streams = [
+        Stream(
+            f"mmlm/l{n:03}", TASKS["mmlm"], (f"l{n:03}",), (Part(0, (Rule(n * each, 1, each),), lengths, 1),)
+        )
+        for n in range(STREAMS)
+    ]
+    planner = Planner(
+        streams,
+        Shares(streams, TasksConfig.model_validate({"mmlm": {}}), SamplingConfig()),
+        step_tokens=1 << 18,
+        row_tokens=4096,
+        maximum_tokens=512,
+        seed=1,
+    )
+    planner.plan()
+    taken = np.full(STREAMS, 1310 * 1_000_000)  # the records of a stream in a million such steps
+    state = planner._state._replace(step=1_000_001, cursors=taken, in_flight=())
+    begin = time.process_time()
+    planner.plan_from(state)
+    return (_own_bytes() - before) / 1e6, 1000 * (time.process_time() - begin)
+
+
+def _own_bytes() -> int:
+    """Memory that is no mapped file's."""
+    lines_of_kernel = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines_of_kernel if line.startswith("Anonymous"))
+
+
 def lines(courses: dict[str, dict[str, Course]]) -> Iterator[str]:
     """The table, in Markdown."""
     yield f"| sampling | who | worst window of {WINDOW:,} steps, points | whole run, points |"
@@ -176,6 +227,7 @@ def main() -> None:
             "blend by samples": blended(streams, sampling, given.steps),
         }
     times = {tokens: cost(tokens) for tokens in (1 << 14, 1 << 18, 1 << 20, 1 << 22)}
+    held = {records: memory(records) for records in (10**5, 10**7, 10**9)}
     text = "\n".join(
         [
             f"{STREAMS} streams, {given.steps:,} steps of {_STEP:,} tokens.\n",
@@ -183,6 +235,9 @@ def main() -> None:
             "\n| tokens of a step | records | planning, ms of process time |",
             "|---:|---:|---:|",
             *(f"| {tokens:,} | {records:,} | {ms:.1f} |" for tokens, (ms, records) in times.items()),
+            "\n| records in all | own memory of what plans them, MB | a plan after a million steps, ms |",
+            "|---:|---:|---:|",
+            *(f"| {records:,} | {mb:.1f} | {ms:.1f} |" for records, (mb, ms) in held.items()),
         ]
     )
     print(text)
@@ -193,7 +248,7 @@ def main() -> None:
         for setting, of in courses.items()
     }
     (given.out / "planner.json").write_text(
-        json.dumps({"points": found, "milliseconds": times}, indent=1) + "\n"
+        json.dumps({"points": found, "milliseconds": times, "memory": held}, indent=1) + "\n"
     )
     _plot(courses, given.out / "planner.svg")
 

@@ -9,15 +9,16 @@ Source: CN patent application of 2020-08-14 (adaptive difference loss against a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.packing import Example, Triplet
+from data.laid import Laid, Triplets, context_documents
+from data.ragged import places, starts_of
 from data.recipe import Section
-from data.task import SPECIALS, Draw, Made, Material, TaskConfig, TextSegment, context_document, wrapped
+from data.task import SPECIALS, Made, Material, Part, Records, TaskConfig, ends_of
 
 _BOUND_OF_RUNNING = 0.3  # of the margins
 
@@ -79,22 +80,35 @@ class InBatchMarginConfig(MarginConfig):
     loss_weight: float = Field(1.0, ge=0)
 
 
-def make_adaptive_margin(
-    segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
-) -> Made:
+def make_adaptive_margin(records: Records, material: Material, config: TaskConfig) -> Made:
     """[anchor], [positive] and [each negative], with the teacher's gaps; nothing where it gave no scores."""
     assert isinstance(config, AdaptiveMarginConfig)
-    scores = np.array([segment.score for segment in segments[1:]])
-    gaps = scores[0] - scores[1:]
+    counts, firsts = records.counts, starts_of(records.counts)
+    width = max(0, int(counts.max(initial=2)) - 2)
+    negatives = firsts[:, None] + 2 + np.arange(width)  # numbers of texts, (n, K)
+    absent = np.arange(width) >= counts[:, None] - 2
+    negatives[absent] = 0
+    scores = records.texts.scores
+    gaps = scores[firsts + 1][:, None] - scores[negatives]
+    gaps[absent] = 0.0
+    kept = np.arange(len(counts))
     if config.form == "fixed":
-        gaps = np.zeros(len(gaps))
-    elif not np.isfinite(gaps).all():
-        return Made(None)
-    documents = [
-        context_document(
-            wrapped(segment.ids[: material.maximum_tokens - SPECIALS], material.tokenizer), segment.language
-        )
-        for segment in segments
-    ]
-    triplet = Triplet(0, 1, range(2, len(documents)), gaps.tolist())
-    return Made(Example(draw.stream, documents, triplets=[triplet]))
+        gaps[:] = 0.0
+    else:
+        kept = np.flatnonzero(np.isfinite(gaps).all(1))
+    counts, of_kept = counts[kept], places(firsts[kept], counts[kept])
+    texts = records.texts.taken(of_kept).cut(material.maximum_tokens - SPECIALS)
+    firsts = starts_of(counts)
+    laid = Laid(
+        streams=records.draws.streams[kept],
+        documents=counts,
+        **context_documents(texts.ids, texts.lengths, texts.languages, ends_of(material.tokenizer)),
+        triplets=Triplets(
+            firsts,
+            firsts + 1,
+            np.where(absent[kept], -1, firsts[:, None] + 2 + np.arange(width)),
+            gaps[kept].astype(np.float32),
+        ),
+        triplet_examples=np.arange(len(kept)),
+    )
+    return [Part(laid, kept)]

@@ -14,10 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field, model_validator
 
+from data.keys import chances, sequence
+from data.laid import FIRST_POSITION, Document, Laid, context_documents
 from data.masking import corrupt
-from data.packing import FIRST_POSITION, Document, Example
+from data.ragged import counted, places, row_of_each, starts_of
 from data.recipe import Section
-from data.task import SPECIALS, Draw, Made, Material, TaskConfig, TextSegment, wrapped
+from data.task import SPECIALS, Draw, Draws, Made, Material, Part, Records, TaskConfig, ends_of
+from data.texts import Texts
 
 
 class DecodingConfig(Section):
@@ -76,50 +79,92 @@ def room_of_text_and_pseudo(
     return kept + pseudo_count(kept, config.pseudo_ratio) + 2 * SPECIALS
 
 
-def make_btmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+def make_btmlm(records: Records, material: Material, config: TaskConfig) -> Made:
     """[x pseudo | -]: masked tokens of x are predicted from x and from tokens that the model wrote itself.
 
     Pseudo tokens are never masked and never predicted. The language that they are written in is drawn from those
-    that have bilingual text, x's own excluded.
+    that have bilingual text, x's own excluded; a record for which there is none gives no example.
     """
     assert isinstance(config, BackTranslationConfig)
-    (segment,) = segments
-    tokenizer = material.tokenizer
-    count = int(fitted_length(np.array(len(segment.ids)), config.pseudo_ratio, material.maximum_tokens))
-    pseudo = int(pseudo_count(np.array(count), config.pseudo_ratio))
-    target = target_language(segment.language, material, draw.random("target"))
-    if target is None:
-        return Made(None)
-    ids = segment.ids[:count]
-    x = wrapped(ids, tokenizer)
-    positions = np.arange(len(x)) + FIRST_POSITION
-    places = np.arange(pseudo) + FIRST_POSITION + len(x) + 1  # after the </s> that begins the other side
-    asking = asking_document(x, positions, segment.language, places, target, tokenizer.mask_id, draw)
-
-    masked = corrupt(ids, config.mask_rate, tokenizer.mask_id, draw.random("mask"))
-    y = wrapped(np.full(pseudo, tokenizer.mask_id), tokenizer)
-    y[0] = tokenizer.eos_id
-    shown = np.concatenate([wrapped(masked.shown, tokenizer), y])
-    document = Document(
-        shown,
-        np.arange(len(shown)) + FIRST_POSITION,
-        np.repeat([segment.language, target], [len(x), len(y)]),
-        len(shown),
-        masked.predicted + 1,
-        masked.targets,
-        slots=np.arange(pseudo) + len(x) + 1,
+    targets = target_languages(records.texts.languages, material, records.draws.chances("target"))
+    kept = np.flatnonzero(targets >= 0)
+    draws, targets = records.draws.taken(kept), targets[kept]
+    texts = records.texts.taken(kept)
+    texts = texts.cut(fitted_length(texts.lengths, config.pseudo_ratio, material.maximum_tokens))
+    pseudo = pseudo_count(texts.lengths, config.pseudo_ratio)
+    mask_id, ends = material.tokenizer.mask_id, ends_of(material.tokenizer)
+    masked = corrupt(texts.ids, texts.lengths, config.mask_rate, mask_id, draws.of_use("mask"))
+    x = texts.lengths + SPECIALS
+    whole = x + pseudo + SPECIALS
+    # <s> x </s> </s> pseudo </s>: a pair whose second side is placeholders.
+    both = np.stack([texts.lengths, pseudo], 1).ravel()
+    ids = np.full(int(both.sum()), mask_id)
+    ids[places(starts_of(both)[::2], texts.lengths)] = masked.shown
+    languages = np.stack([texts.languages, targets], 1).ravel()
+    tokens = context_documents(ids, both, languages, (ends[1], ends[1]))["token_ids"]
+    tokens[starts_of(whole)] = ends[0]
+    ones = np.ones(len(kept), np.int64)
+    laid = Laid(
+        streams=draws.streams,
+        documents=ones,
+        token_ids=tokens,
+        position_ids=counted(whole) + FIRST_POSITION,
+        languages=np.repeat(languages, both + SPECIALS),
+        lengths=whole,
+        context_lengths=whole,
+        shown=np.zeros(len(kept), bool),
+        predictions=masked.counts,
+        predicted=masked.predicted + 1,
+        targets=masked.targets,
+        slots=places(x + 1, pseudo),
+        slot_documents=row_of_each(pseudo),
+        generation=_asking(texts, pseudo, targets, draws, material),
     )
-    return Made(Example(draw.stream, [document], generation=[asking]))
+    return [Part(laid, kept)]
 
 
-def target_language(source: int, material: Material, random: np.random.Generator) -> int | None:
-    """A language to write in, not ``source``; None if no other one has bilingual text."""
-    shares = material.bilingual.copy()
-    shares[source] = 0.0
-    if not shares.sum() > 0:
-        return None
-    reached = shares.cumsum() / shares.sum()
-    return int(np.searchsorted(reached, random.random(), side="right"))
+def _asking(texts: Texts, pseudo: np.ndarray, targets: np.ndarray, draws: Draws, material: Material) -> Laid:
+    """[<s> x </s> | placeholders] of every text: what ``asking_document`` makes of one."""
+    alone = context_documents(texts.ids, texts.lengths, texts.languages, ends_of(material.tokenizer))
+    x = texts.lengths + SPECIALS
+    whole, firsts = x + pseudo, starts_of(x + pseudo)
+    tokens = np.full(int(whole.sum()), material.tokenizer.mask_id)
+    positions = (
+        counted(whole) + FIRST_POSITION + 1
+    )  # the placeholders' come after the </s> that begins the other side
+    of_context = places(firsts, x)
+    tokens[of_context], positions[of_context] = alone["token_ids"], alone["position_ids"]
+    return Laid(
+        streams=draws.streams,
+        documents=np.ones(len(x), np.int64),
+        token_ids=tokens,
+        position_ids=positions,
+        languages=np.repeat(
+            np.stack([texts.languages, targets], 1).ravel(), np.stack([x, pseudo], 1).ravel()
+        ),
+        lengths=whole,
+        context_lengths=x,
+        shown=np.ones(len(x), bool),
+        predictions=pseudo,
+        predicted=places(x, pseudo),
+        targets=np.zeros(int(pseudo.sum()), np.int64),  # nothing is right or wrong here
+        draws=chances(sequence(draws.of_use("decode"), pseudo)),
+    )
+
+
+def target_languages(sources: np.ndarray, material: Material, drawn: np.ndarray) -> np.ndarray:
+    """(n,) a language to write in for each of ``sources`` (n,), another one; -1 if no other has bilingual text.
+
+    ``drawn`` (n,) in [0, 1) chooses.
+    """
+    reached = material.bilingual.cumsum()
+    own = material.bilingual[sources]
+    left = reached[-1] - own  # what the others have together
+    # Their shares end to end, with a gap where the own one would be.
+    point = drawn * left
+    point = np.where(point >= reached[sources] - own, point + own, point)
+    found = np.minimum(np.searchsorted(reached, point, side="right"), len(reached) - 1)
+    return np.where(left > 1e-12, found, -1)
 
 
 def asking_document(

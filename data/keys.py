@@ -34,10 +34,23 @@ def generator(*parts: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key(*parts)))
 
 
-def hashed(hash_key: int, numbers: np.ndarray) -> np.ndarray:
-    """A 64-bit number for each of ``numbers`` (n,), keyed: a draw for many records at once."""
+def hashed(hash_key: int | np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """A 64-bit number for each of ``numbers`` (n,), under one key or one each: a draw for many records at once."""
     with np.errstate(over="ignore"):
-        return _mix_in_place(numbers.astype(np.uint64) * _GOLDEN ^ np.uint64(hash_key))
+        return _mix_in_place(numbers.astype(np.uint64) * _GOLDEN ^ np.asarray(hash_key, np.uint64))
+
+
+def sequence(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """64-bit numbers end to end, ``counts`` (n,) of each of ``keys`` (n,): SplitMix64 from that key on."""
+    places = np.arange(1, int(counts.sum()) + 1, dtype=np.uint64)
+    places -= np.repeat((np.cumsum(counts) - counts).astype(np.uint64), counts)
+    with np.errstate(over="ignore"):
+        return _mix_in_place(np.repeat(keys, counts) + places * _GOLDEN)
+
+
+def chances(numbers: np.ndarray) -> np.ndarray:
+    """64-bit numbers as float64 in [0, 1)."""
+    return (numbers >> np.uint64(11)) / 2.0**53
 
 
 def permuted(positions: np.ndarray, size: int, permutation_key: int) -> np.ndarray:

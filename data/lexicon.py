@@ -5,9 +5,11 @@ python -m data.lexicon --recipe RECIPE --out FILE        induces one from the re
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence, Set
+from functools import cached_property, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,9 +30,12 @@ _LONGEST_RUN = 16
 
 # Placeholders, markup and addresses are read as one unit, so that the words in them are left alone.
 # `regex` counts combining marks as part of a word, which Devanagari needs and `re` does not do.
+_WORD = regex.compile(r"\w+(?:[-'’]\w+)*", regex.V1)
+_ASCII_WORD = re.compile(r"\w+(?:[-'’]\w+)*", re.ASCII)  # the same there, and twice as fast
 _UNIT = regex.compile(
-    r"(?P<fixed>%\([^)]*\)\w|%\w|\{[^}]*\}|<[^>]+>|https?://\S+)|(?P<word>\w+(?:[-'’]\w+)*)", regex.V1
+    rf"(?P<fixed>%\([^)]*\)\w|%\w|\{{[^}}]*\}}|<[^>]+>|https?://\S+)|(?P<word>{_WORD.pattern})", regex.V1
 )
+_MAY_BE_FIXED = re.compile(r"[%{<]|://")
 # Inside a run without spaces: a word of another script or a number is whole, the rest goes by grapheme clusters,
 # so that no vowel sign or tone mark (Thai, Burmese) is torn from its letter. Thai and Lao write some vowels as letters
 # before or after their consonant: without these joined to it, นก (bird) would be found in ในการ (in the).
@@ -43,13 +48,28 @@ _CLUSTER = regex.compile(
 Translation = tuple[str, str]  # language, text
 
 
+class Translations(tuple[Translation, ...]):
+    """Translations of a word, as they were found."""
+
+    @cached_property
+    def of_languages(self) -> list[tuple[str, list[str]]]:
+        """The same by language."""
+        by_language: dict[str, list[str]] = {}
+        for language, text in self:
+            by_language.setdefault(language, []).append(text)
+        return list(by_language.items())
+
+
+NONE = Translations()
+
+
 class Match(NamedTuple):
     """A place in a text that has translations."""
 
     start: int
     end: int
     words: int  # units of the text that it covers
-    translations: tuple[Translation, ...]
+    translations: Translations
 
 
 class Words(NamedTuple):
@@ -75,20 +95,30 @@ class _Table:
     def __init__(self) -> None:
         self._from_pivot: dict[str, dict[Translation, None]] = {}
         self._to_pivot: dict[tuple[str, str], dict[str, None]] = {}
+        self._beginnings: dict[str, set[str]] = {}
         self._looked_up = lru_cache(maxsize=1 << 18)(self._look_up)  # texts repeat their words
 
     def add(self, entry: Entry) -> None:
         language, english, translation, _ = entry
         self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = None
         self._to_pivot.setdefault((language, _normal(translation)), {})[english] = None
+        for of, normal in ((PIVOT, _normal(english)), (language, _normal(translation))):
+            beginnings = self._beginnings.setdefault(of, set())
+            if written_without_spaces(of):
+                beginnings.update(accumulate(normal))
+            else:
+                beginnings.update(accumulate(normal.split(" "), "{} {}".format))
 
-    def translations(self, language: str, phrase: str) -> tuple[Translation, ...]:
+    def beginnings(self, language: str) -> Set[str]:
+        """What entries begin with, and themselves: their first words, or characters, where words are not spaced."""
+        return self._beginnings.get(language, frozenset())
+
+    def translations(self, language: str, normal: str) -> Translations:
         """In languages other than ``language``, without those that look the same."""
-        normal = _normal(phrase)
         known = normal in self._from_pivot if language == PIVOT else (language, normal) in self._to_pivot
-        return self._looked_up(language, normal) if known else ()
+        return self._looked_up(language, normal) if known else NONE
 
-    def _look_up(self, language: str, normal: str) -> tuple[Translation, ...]:
+    def _look_up(self, language: str, normal: str) -> Translations:
         if language == PIVOT:
             found = dict(self._from_pivot[normal])
         else:
@@ -97,7 +127,7 @@ class _Table:
                 found[(PIVOT, english)] = None
                 found.update(self._from_pivot.get(_normal(english), {}))
         own = primary(language)
-        return tuple(item for item in found if primary(item[0]) != own and _normal(item[1]) != normal)
+        return Translations(item for item in found if primary(item[0]) != own and _normal(item[1]) != normal)
 
 
 class Lexicon:
@@ -138,10 +168,10 @@ class Lexicon:
             tag = tag.rpartition("-")[0]
         return known.get(tag)
 
-    def translations(self, language: str, phrase: str) -> tuple[Translation, ...]:
+    def translations(self, language: str, phrase: str) -> Translations:
         """All translations of a word into other languages, without those that look the same."""
         name = self._name(language)
-        return self._words.translations(name, phrase) if name else ()
+        return self._words.translations(name, _normal(phrase)) if name else NONE
 
     def words(self, language: str, text: str) -> Words:
         """The words of ``text`` and the longest entries of it that have translations, left to right."""
@@ -160,15 +190,19 @@ class Lexicon:
         spaced = not written_without_spaces(language)
         units = units_of(language, text)
         name = self._name(language)
+        beginnings = table.beginnings(name) if name is not None else frozenset()
+        longest = longest if spaced else _LONGEST_RUN
         matches: list[Match] = []
         i = unmatched = 0
         while i < len(units):
+            start, stop = units[i]
+            unit = text[start:stop]
             match = None
-            if name is not None:
-                match = _longest(table, name, text, units, i, longest if spaced else _LONGEST_RUN, spaced)
+            if name is not None and unit.casefold() in beginnings:
+                match = _longest(table, name, text, units, i, longest, spaced)
             if match is not None:
                 matches.append(match)
-            elif any(character.isalpha() for character in text[slice(*units[i])]):
+            elif unit.isalpha() or any(map(str.isalpha, unit)):
                 unmatched += 1
             i += match.words if match is not None else 1
         return Words(len(units), matches, unmatched)
@@ -183,26 +217,35 @@ def _longest(
     limit: int,
     spaced: bool,
 ) -> Match | None:
-    start = units[first][0]
-    last = first
+    beginnings = table.beginnings(language)
+    start, stop = units[first]
+    normal, last = text[start:stop].casefold(), first
     limit = min(len(units), first + limit)
-    while last + 1 < limit and _adjacent(text, units[last][1], units[last + 1][0], spaced):
+    found: list[tuple[int, str]] = []  # the ends of what an entry could be
+    while normal in beginnings:
+        found.append((last, normal))
+        if last + 1 == limit or not _adjacent(text, stop, units[last + 1][0], spaced):
+            break
         last += 1
-    for end in range(last, first - 1, -1):
+        stop = units[last][1]
+        normal = text[start:stop].casefold()
+    for end, normal in reversed(found):
         stop = units[end][1]
         if not spaced and sum(map(str.isalpha, text[start:stop])) < 2:
             break  # one letter of running text says too little to be translated by itself
-        found = table.translations(language, text[start:stop])
-        if found:
-            return Match(start, stop, end - first + 1, found)
+        translations = table.translations(language, normal)
+        if translations:
+            return Match(start, stop, end - first + 1, translations)
     return None
 
 
+@lru_cache(maxsize=1 << 12)
 def primary(language: str) -> str:
     """The language of a tag without script and region: zh of zh-Hant."""
     return _tag(language).partition("-")[0]
 
 
+@lru_cache(maxsize=1 << 12)
 def written_without_spaces(language: str) -> bool:
     """Whether words of ``language`` are not set off by spaces; its region and script (zh-Hant) do not matter."""
     return primary(language) in WITHOUT_SPACES
@@ -211,20 +254,23 @@ def written_without_spaces(language: str) -> bool:
 def units_of(language: str, text: str) -> list[tuple[int, int]]:
     """Where the words of ``text`` stand; its characters (grapheme clusters), where words are not spaced."""
     spaced = not written_without_spaces(language)
+    if spaced or text.isascii():
+        return runs_of(text)
     units: list[tuple[int, int]] = []
-    for unit in _UNIT.finditer(text):
-        if unit.lastgroup == "fixed":
-            continue
-        if spaced or unit.group().isascii():
-            units.append(unit.span())
+    for start, end in runs_of(text):
+        if text[start:end].isascii():
+            units.append((start, end))
         else:
-            units += [cluster.span() for cluster in _CLUSTER.finditer(text, unit.start(), unit.end())]
+            units += [cluster.span() for cluster in _CLUSTER.finditer(text, start, end)]
     return units
 
 
 def runs_of(text: str) -> list[tuple[int, int]]:
     """Where the runs of letters and digits in ``text`` stand, placeholders left out."""
-    return [unit.span() for unit in _UNIT.finditer(text) if unit.lastgroup != "fixed"]
+    if _MAY_BE_FIXED.search(text):
+        return [unit.span() for unit in _UNIT.finditer(text) if unit.lastgroup != "fixed"]
+    word = _ASCII_WORD if text.isascii() else _WORD
+    return [unit.span() for unit in word.finditer(text)]
 
 
 def _adjacent(text: str, end: int, start: int, spaced: bool) -> bool:

@@ -6,31 +6,35 @@ generators, drawn by weight ──▶ the first that can give something ──�
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.back_translation import GateConfig, asking_document, target_language
-from data.keys import hashed, key
+from data.back_translation import GateConfig, asking_document, target_languages
+from data.keys import chances, hashed, key, sequence
+from data.laid import FIRST_POSITION, Document, Example, Laid, context_documents
 from data.lexicon import PIVOT, Lexicon, written_without_spaces
 from data.mixing import MixedText, Mixture, mix, mix_sentences
 from data.mixing_spans import choose_spans
-from data.packing import FIRST_POSITION, Document, Example
+from data.ragged import starts_of
 from data.recipe import Section
 from data.task import (
     SPECIALS,
     Draw,
+    Draws,
     Made,
     Material,
+    Part,
+    Records,
     TaskConfig,
-    TextSegment,
-    context_document,
+    ends_of,
     room_of_text,
     wrapped,
 )
+from data.words import encoder_of
 
 # Room for a mixed text, times the tokens of its original: translations are cut into more pieces than the words
 # that they replace. Measured on the demo, so that about 3 texts in 100 are cut in every language: most where a
@@ -102,6 +106,11 @@ class MixedAlignmentConfig(TaskConfig):
         """Whether the model writes tokens for it."""
         return self.generators.pseudo_tokens > 0
 
+    @property
+    def reads_rows(self) -> bool:
+        """Sentences are taken from the translations of a text."""
+        return self.generators.sentence > 0
+
     def lacks(self, lexicon: Lexicon | None) -> str | None:
         """A generator that reads word lists needs one that holds what it looks for."""
         on = self.generators.weights()
@@ -127,8 +136,9 @@ class MixedAlignmentConfig(TaskConfig):
 
 def both_sides_mixed(share: float, stream: str, records: np.ndarray, epoch: int, seed: int) -> np.ndarray:
     """Whether both sides of each of ``records`` (n,) are mixed in an epoch: the planner sets room aside for it."""
-    draws = hashed(key(seed, stream, epoch, "both mixed"), records)
-    return (draws >> np.uint64(11)) / 2.0**53 < share
+    if share == 0:
+        return np.zeros(len(records), bool)
+    return chances(hashed(key(seed, stream, epoch, "both mixed"), records)) < share
 
 
 def room_of_text_and_mixed(
@@ -160,123 +170,248 @@ class _Source(NamedTuple):
     others: list[tuple[str, str]]  # (language, text)
     whole: bool  # nothing of the text was cut off
     teacher: np.ndarray | None  # (Et,) to the teacher all forms mean the same: it has read the original
+    room: int  # tokens of a mixed form, without <s> and </s>
+    both: bool  # whether it is mixed twice
 
 
 class _Side(NamedTuple):
     """A mixed form as a document, and the document that fills its slots, where it has any."""
 
-    document: Document
+    ids: np.ndarray  # (n,) without <s> and </s>
     how: Mixture
+    document: Document | None = None  # where it is more than its ids
     asking: Document | None = None
 
 
-def make_mixed_alignment(
-    segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
-) -> Made:
+def make_mixed_alignment(records: Records, material: Material, config: TaskConfig) -> Made:
     """Contrastive alignment of a text with its mixed-language form, on either side at random, or of two of these.
 
     A text that was cut to the longest length is mixed as far as it was kept: its partner says nothing more. After
-    the text ``segments`` may hold other texts of its record, which are its translations.
+    the text a record may hold other texts of its row, which are its translations.
     """
     assert isinstance(config, MixedAlignmentConfig)
-    segment, *others = segments
-    ids = segment.ids[: material.maximum_tokens - SPECIALS]
-    whole = len(ids) < material.maximum_tokens - SPECIALS  # the store cut the ids of a longer text to as many
-    source = _Source(
-        material.languages[segment.language],
-        segment.language,
-        ids,
-        segment.text if whole else material.tokenizer.covered(segment.text, len(ids)),
-        [(material.languages[other.language], other.text) for other in others],
-        whole,
-        segment.teacher,
-    )
-    both = both_sides_mixed(
-        config.both_mixed, draw.stream_name, np.array([draw.record]), draw.epoch, draw.seed
-    )[0]
-    room = (draw.room // 2 if both else draw.room - len(ids) - SPECIALS) - SPECIALS
-    side = _mixed_side(source, "mixing", room, draw, material, config)
-    if side is None:
-        return Made(None)
-    original = context_document(wrapped(ids, material.tokenizer), segment.language, teacher=segment.teacher)
-    mixed = [side]
-    if both:
-        second = _mixed_side(source, "mixing again", room, draw, material, config)
-        if second is not None and not _same(second.document, side.document):
-            mixed.append(second)
-    pair = [(side.document, side.asking) for side in mixed]
-    if len(pair) == 1:
-        pair.insert(0, (original, None))
-    if draw.random("side").random() < 0.5:
-        pair.reverse()
-    example = Example(
-        draw.stream,
-        [document for document, _ in pair],
-        pairs=[(0, 1)],
-        group=segment.group,
-        generation=[asking for _, asking in pair if asking is not None],
-    )
-    return Made(example, tuple(side.how for side in mixed))
+    sources = _sources(records, material, config)
+    draws, numbers = records.draws, range(len(sources))
+    first = _mixed_sides(sources, numbers, "mixing", draws, material, config)
+    twice = [n for n in numbers if sources[n].both and n in first]
+    second = _mixed_sides(sources, twice, "mixing again", draws, material, config)
+    turned = draws.chances("side") >= 0.5
+    texts: list[tuple[int, _Side | None, _Side]] = []  # pairs that are there: record, sides
+    asked: list[tuple[int, _Side | None, _Side]] = []  # those that the model has to write
+    for number, side in first.items():
+        other = second.get(number)
+        if other is not None and _same(side, other):
+            other = None
+        written = side.asking is not None or (other is not None and other.asking is not None)
+        (asked if written else texts).append((number, other, side))
+    return [
+        _laid_texts(texts, sources, turned, records, material),
+        _laid_documents(asked, sources, turned, records, material),
+    ]
 
 
-def _same(one: Document, other: Document) -> bool:
-    return np.array_equal(one.token_ids, other.token_ids) and np.array_equal(one.language, other.language)
-
-
-def _mixed_side(
-    source: _Source, site: str, room: int, draw: Draw, material: Material, config: MixedAlignmentConfig
-) -> _Side | None:
-    """What the first generator that can makes of a text, in the order drawn; ``room`` without <s> and </s>."""
-    weights = config.generators.weights()
-    if PSEUDO_TOKENS in draw.shut:
-        del weights["pseudo_tokens"]
-    names = list(weights)
-    if len(names) > 1:
-        chances = np.array(list(weights.values())) / sum(weights.values())
-        order = draw.random(f"{site}: generator")
-        names = order.choice(names, len(names), replace=False, p=chances).tolist()
-    for name in names:
-        random = draw.random(site if name == "dictionary" else f"{site}: {name}")
-        if name == "pseudo_tokens":
-            side = _with_pseudo_tokens(source, site, room, draw, material, config.span_rate, random)
-            if side is not None:
-                return side
-            continue
-        mixed = _mixed_text(name, source, material.lexicon, config.replacement_rate, random)
-        if mixed is None:
-            continue
-        (ids,) = material.tokenizer.encode([mixed.text])
-        kept = ids[:room]
-        if np.array_equal(kept, source.ids[: len(kept)]):  # what was translated stood behind the cut
-            continue
-        how = Mixture(
-            name, mixed.replaced, mixed.translatable, mixed.words, mixed.languages, len(kept) < len(ids)
+def _sources(records: Records, material: Material, config: MixedAlignmentConfig) -> list[_Source]:
+    texts, firsts = records.texts, starts_of(records.counts)
+    most = material.maximum_tokens - SPECIALS
+    sources = []
+    starts = texts.starts
+    passes: dict[tuple[int, int], list[int]] = {}
+    both = np.zeros(len(firsts), bool)
+    if config.both_mixed:
+        for n, of in enumerate(
+            zip(records.draws.streams.tolist(), records.draws.epochs.tolist(), strict=True)
+        ):
+            passes.setdefault(of, []).append(n)
+        for (stream, epoch), mine in passes.items():
+            name, which = records.draws.names[stream], records.draws.records[mine]
+            both[mine] = both_sides_mixed(config.both_mixed, name, which, epoch, records.draws.seed)
+    for n, first in enumerate(firsts.tolist()):
+        language = int(texts.languages[first])
+        ids = texts.ids[starts[first] : starts[first] + min(texts.lengths[first], most)]
+        whole = len(ids) < most  # the store cut the ids of a longer text to as many
+        text = texts.text(first)
+        others = range(first + 1, first + int(records.counts[n]))
+        room = int(records.draws.rooms[n])
+        sources.append(
+            _Source(
+                material.languages[language],
+                language,
+                ids,
+                text if whole else material.tokenizer.covered(text, len(ids)),
+                [(material.languages[texts.languages[o]], texts.text(o)) for o in others],
+                whole,
+                texts.teacher[first] if texts.teacher.shape[1] else None,
+                (room // 2 if both[n] else room - len(ids) - SPECIALS) - SPECIALS,
+                bool(both[n]),
+            )
         )
-        document = context_document(wrapped(kept, material.tokenizer), source.number, teacher=source.teacher)
-        return _Side(document, how)
-    return None
+    return sources
 
 
-def _mixed_text(
-    name: str, source: _Source, lexicon: Lexicon | None, rate: float, random: np.random.Generator
-) -> MixedText | None:
+def _laid_texts(
+    pairs: Sequence[tuple[int, _Side | None, _Side]],
+    sources: Sequence[_Source],
+    turned: np.ndarray,
+    records: Records,
+    material: Material,
+) -> Part:
+    """The examples of (record, other mixed form, mixed form) whose forms are nothing but ids."""
+    which = np.array([number for number, _, _ in pairs], np.int64)
+    sides = [(sources[n].ids if other is None else other.ids, side.ids) for n, other, side in pairs]
+    ordered = [
+        ids for pair, turn in zip(sides, turned[which], strict=True) for ids in (pair if turn else pair[::-1])
+    ]
+    lengths = np.array([len(ids) for ids in ordered], np.int64)
+    languages = np.repeat(np.array([sources[n].number for n in which], np.int64), 2)
+    taught = bool(pairs) and sources[0].teacher is not None
+    laid = Laid(
+        streams=records.draws.streams[which],
+        documents=np.full(len(which), 2),
+        **context_documents(
+            np.concatenate([np.empty(0, np.int32), *ordered]), lengths, languages, ends_of(material.tokenizer)
+        ),
+        pairs=np.arange(2 * len(which)).reshape(-1, 2),
+        pair_examples=np.arange(len(which)),
+        groups=records.texts.groups[starts_of(records.counts)[which]],
+        teacher=np.repeat(np.stack([sources[n].teacher for n in which]), 2, axis=0) if taught else None,
+    )
+    return Part(laid, which, [_mixtures(other, side) for _, other, side in pairs])
+
+
+def _laid_documents(
+    pairs: Sequence[tuple[int, _Side | None, _Side]],
+    sources: Sequence[_Source],
+    turned: np.ndarray,
+    records: Records,
+    material: Material,
+) -> Part:
+    """The same where the model writes a form first."""
+    examples = []
+    firsts = starts_of(records.counts)
+    for number, other, side in pairs:
+        source = sources[number]
+        original = _Side(source.ids, side.how)
+        pair = [original if other is None else other, side]
+        if not turned[number]:
+            pair.reverse()
+        examples.append(
+            Example(
+                int(records.draws.streams[number]),
+                [each.document or _document(each.ids, source, material) for each in pair],
+                pairs=[(0, 1)],
+                group=int(records.texts.groups[firsts[number]]),
+                generation=[each.asking for each in pair if each.asking is not None],
+            )
+        )
+    which = np.array([number for number, _, _ in pairs], np.int64)
+    return Part(Laid.of(examples), which, [_mixtures(other, side) for _, other, side in pairs])
+
+
+def _document(ids: np.ndarray, source: _Source, material: Material) -> Document:
+    whole = wrapped(ids, material.tokenizer)
+    return Document(
+        whole, np.arange(len(whole)) + FIRST_POSITION, source.number, len(whole), teacher=source.teacher
+    )
+
+
+def _mixtures(other: _Side | None, side: _Side) -> tuple[Mixture, ...]:
+    return (side.how,) if other is None else (side.how, other.how)
+
+
+def _same(one: _Side, other: _Side) -> bool:
+    if (one.document is None) != (other.document is None) or not np.array_equal(one.ids, other.ids):
+        return False
+    return (
+        one.document is None
+        or other.document is None
+        or np.array_equal(one.document.language, other.document.language)
+    )
+
+
+def _mixed_sides(
+    sources: Sequence[_Source],
+    numbers: Iterable[int],
+    site: str,
+    draws: Draws,
+    material: Material,
+    config: MixedAlignmentConfig,
+) -> dict[int, _Side]:
+    """What the first generator that can makes of each text, in the order drawn for it; of some, nothing."""
+    waiting = {number: _generators(number, site, draws, config) for number in numbers}
+    found: dict[int, _Side] = {}
+    while waiting:
+        proposed: dict[int, tuple[str, MixedText]] = {}
+        for name in list(dict.fromkeys(names[0] for names in waiting.values() if names)):
+            here = [number for number, names in waiting.items() if names and names[0] == name]
+            if name == "pseudo_tokens":
+                for number in here:
+                    side = _with_pseudo_tokens(sources[number], site, draws.one(number), material, config)
+                    if side is not None:
+                        found[number] = side
+            else:
+                texts = _mixed_texts(name, here, sources, site, draws, material, config)
+                proposed |= {number: (name, text) for number, text in texts.items()}
+        encoded = encoder_of(material.tokenizer)([mixed.text for _, mixed in proposed.values()])
+        for (number, (name, mixed)), ids in zip(proposed.items(), encoded, strict=True):
+            kept = ids[: sources[number].room]
+            if np.array_equal(kept, sources[number].ids[: len(kept)]):
+                continue  # what was translated stood behind the cut
+            cut = len(kept) < len(ids)
+            how = Mixture(name, mixed.replaced, mixed.translatable, mixed.words, mixed.languages, cut)
+            found[number] = _Side(kept, how)
+        waiting = {n: names[1:] for n, names in waiting.items() if n not in found and len(names) > 1}
+    return {number: found[number] for number in sorted(found)}
+
+
+def _generators(number: int, site: str, draws: Draws, config: MixedAlignmentConfig) -> list[str]:
+    """The generators that are on, in the order drawn for a record."""
+    weights = config.generators.weights()
+    if PSEUDO_TOKENS in draws.shut:
+        weights.pop("pseudo_tokens", None)
+    names = list(weights)
+    if len(names) < 2:
+        return names
+    parts = np.array(list(weights.values())) / sum(weights.values())
+    random = draws.one(number).random(f"{site}: generator")
+    return random.choice(names, len(names), replace=False, p=parts).tolist()
+
+
+def _mixed_texts(
+    name: str,
+    numbers: Sequence[int],
+    sources: Sequence[_Source],
+    site: str,
+    draws: Draws,
+    material: Material,
+    config: MixedAlignmentConfig,
+) -> dict[int, MixedText]:
+    """What one generator makes of texts that it can mix."""
     if name == "sentence":
-        # The number of a sentence is what says that it is a translation: of a text that was cut it says nothing.
-        others = source.others if source.whole else []
-        return mix_sentences(source.text, source.language, others, random)
-    assert lexicon is not None
-    find = lexicon.words if name == "dictionary" else lexicon.phrases
-    return mix(source.text, source.language, find(source.language, source.text), rate, random)
+        made = {}
+        for number in numbers:
+            # The number of a sentence is what says that it is a translation: of a text that was cut it says nothing.
+            source = sources[number]
+            others = source.others if source.whole else []
+            random = draws.one(number).random(f"{site}: {name}")
+            made[number] = mix_sentences(source.text, source.language, others, random)
+        return {number: mixed for number, mixed in made.items() if mixed is not None}
+    assert material.lexicon is not None
+    find = material.lexicon.words if name == "dictionary" else material.lexicon.phrases
+    words = [find(sources[number].language, sources[number].text) for number in numbers]
+    counts = np.array([3 * len(each.matches) for each in words], np.int64)
+    keys = draws.of_use(site if name == "dictionary" else f"{site}: {name}")[np.array(numbers, np.int64)]
+    drawn, ends = chances(sequence(keys, counts)).tolist(), np.cumsum(counts).tolist()
+    found = {}
+    for number, of_text, count, end in zip(numbers, words, counts.tolist(), ends, strict=True):
+        source, draw = sources[number], drawn[end - count : end]
+        mixed = mix(source.text, source.language, of_text, config.replacement_rate, draw)
+        if mixed is not None:
+            found[number] = mixed
+    return found
 
 
 def _with_pseudo_tokens(
-    source: _Source,
-    site: str,
-    room: int,
-    draw: Draw,
-    material: Material,
-    rate: float,
-    random: np.random.Generator,
+    source: _Source, site: str, draw: Draw, material: Material, config: MixedAlignmentConfig
 ) -> _Side | None:
     """Spans of the text are left to the model, which writes them in another language before the step.
 
@@ -287,10 +422,11 @@ def _with_pseudo_tokens(
     a text that is longer than half of the longest document only the beginning has such places.
     """
     tokenizer, count = material.tokenizer, len(source.ids)
+    random = draw.random(f"{site}: pseudo_tokens")
     reach = min(count, material.maximum_tokens - count - 2 * SPECIALS)
-    target = target_language(source.number, material, random)
-    spans = choose_spans(reach, count, rate, random)
-    if target is None or count > room or not len(spans):
+    (target,) = target_languages(np.array([source.number]), material, np.array([random.random()]))
+    spans = choose_spans(reach, count, config.span_rate, random)
+    if target < 0 or count > source.room or not len(spans):
         return None
     kept = tokenizer.pieces(np.delete(source.ids, spans))
     if not any(
@@ -299,11 +435,11 @@ def _with_pseudo_tokens(
         return None
     ids, languages = source.ids.copy(), np.full(count + SPECIALS, source.number)
     ids[spans], languages[spans + 1] = tokenizer.mask_id, target
-    document = context_document(wrapped(ids, tokenizer), languages, teacher=source.teacher)
+    document = replace(_document(ids, source, material), language=languages, slots=spans + 1)
     x = wrapped(source.ids, tokenizer)
     places = FIRST_POSITION + len(x) + 1 + spans  # after the </s> that begins the other side of a pair
     positions = np.arange(len(x)) + FIRST_POSITION
-    asking = asking_document(x, positions, source.number, places, target, tokenizer.mask_id, draw)
+    asking = asking_document(x, positions, source.number, places, int(target), tokenizer.mask_id, draw)
     asking = replace(asking, draws=draw.random(f"{site}: decode").random(len(spans)))
     how = Mixture("pseudo_tokens", 0, count, count, 2, False)  # if it is kept
-    return _Side(replace(document, slots=spans + 1), how, asking)
+    return _Side(ids, how, document, asking)

@@ -45,7 +45,7 @@ class MixedText(NamedTuple):
     languages: int
 
 
-def mix(text: str, language: str, words: Words, rate: float, random: np.random.Generator) -> MixedText | None:
+def mix(text: str, language: str, words: Words, rate: float, draws: Sequence[float]) -> MixedText | None:
     """Translate about ``rate`` of the matches in ``words``, each into a language of its own.
 
     At least one is translated, so that short texts are translated at a higher rate. Returns None where the result
@@ -56,44 +56,41 @@ def mix(text: str, language: str, words: Words, rate: float, random: np.random.G
         language: its language.
         words: what a ``Lexicon`` found in it, its words or its phrases.
         rate: the chance of each match.
-        random: numbers of this use alone.
+        draws: numbers in [0, 1) of this use alone, three for each match: whether, into which language, as what.
 
     """
-    if not words.matches:
+    matches = words.matches
+    if not matches:
         return None
-    chosen = random.random(len(words.matches)) < rate
-    if not chosen.any():
-        chosen[random.integers(len(chosen))] = True
+    chances = draws[: 3 * len(matches) : 3]
+    chosen = [number for number, chance in enumerate(chances) if chance < rate]
+    if not chosen:
+        chosen = [min(range(len(matches)), key=chances.__getitem__)]
     pieces: list[str] = []
     languages: set[str] = set()
-    end = 0
-    for match, wanted in zip(words.matches, chosen, strict=True):
-        if not wanted:
-            continue
-        target, translation = _drawn(match.translations, random)
+    end = replaced = 0
+    spaced = not written_without_spaces(language)
+    for number in chosen:
+        match = matches[number]
+        # A language first, then one of its words: a language with many synonyms does not crowd out the others.
+        of_languages = match.translations.of_languages
+        target, those = of_languages[int(draws[3 * number + 1] * len(of_languages))]
+        translation = those[int(draws[3 * number + 2] * len(those))]
         original = text[match.start : match.end]
-        gap = " " if written_without_spaces(language) and not written_without_spaces(target) else ""
+        gap = "" if spaced or written_without_spaces(target) else " "
         pieces += [text[end : match.start], gap, _in_the_case_of(original, translation, target), gap]
         languages.add(primary(target))
         end = match.end
+        replaced += match.words
     pieces.append(text[end:])
-    if not chosen.all() or words.unmatched:  # something of the text is left, and not only placeholders
+    if (
+        len(chosen) < len(matches) or words.unmatched
+    ):  # something of the text is left, and not only placeholders
         languages.add(primary(language))
     if len(languages) < 2:
         return None
-    covered = np.array([match.words for match in words.matches])
-    return MixedText(
-        "".join(pieces), int(covered[chosen].sum()), int(covered.sum()), words.units, len(languages)
-    )
-
-
-def _drawn(translations: Sequence[Translation], random: np.random.Generator) -> Translation:
-    """A language first, then one of its words: a language with many synonyms does not crowd out the others."""
-    by_language: dict[str, list[str]] = {}
-    for target, translation in translations:
-        by_language.setdefault(target, []).append(translation)
-    target = list(by_language)[random.integers(len(by_language))]
-    return target, by_language[target][random.integers(len(by_language[target]))]
+    covered = sum(match.words for match in matches)
+    return MixedText("".join(pieces), replaced, covered, words.units, len(languages))
 
 
 def _in_the_case_of(original: str, translation: str, target: str) -> str:

@@ -46,7 +46,7 @@ class Order:
 
     def __init__(self, streams: Sequence[Stream], seed: int, maximum_tokens: int) -> None:
         self._streams, self._seed, self._maximum = streams, seed, maximum_tokens
-        self._epochs = [Epochs(stream.caps or ((len(stream), None),)) for stream in streams]
+        self._epochs = [Epochs(stream.caps) for stream in streams]
         ends = [epochs.records_in_all for epochs in self._epochs]
         # (S,) the cursors at which streams have come to their end
         self.ends = np.array([np.iinfo(np.int64).max if end is None else end for end in ends])

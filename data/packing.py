@@ -7,67 +7,25 @@ documents of examples ──▶ those that are compared, first ──▶ the oth
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-FIRST_POSITION = 2  # XLM-R counts positions from padding_idx + 1
-
-
-def _nothing() -> np.ndarray:
-    return np.empty(0, dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A tokenised text in a task's form: ``context_length`` tokens of context, then its readers."""
-
-    token_ids: np.ndarray  # (n,) int32
-    position_ids: np.ndarray  # (n,)
-    language: int | np.ndarray  # number of the language, of the whole or of each token (n,)
-    context_length: int
-    predicted: np.ndarray  # (m,) positions in the document
-    targets: np.ndarray  # (m,)
-    teacher: np.ndarray | None = None  # (Et,) the teacher's unit vector of the text, where there is one
-    slots: np.ndarray = field(default_factory=_nothing)  # (k,) positions that pseudo tokens are written to
-    draws: np.ndarray = field(default_factory=_nothing)  # (m,) in [0, 1), of a document that generates
-    language_shown: bool = False  # whether a model that has vectors of languages adds them here
-
-
-@dataclass(frozen=True, slots=True)
-class Triplet:
-    """An anchor, its positive and its negatives, by their numbers in an example, with the teacher's gaps."""
-
-    anchor: int
-    positive: int
-    negatives: Sequence[int]
-    teacher_gaps: Sequence[float]  # score of the positive minus that of each negative
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """What one record becomes for one task: documents, which are compared with which, what is generated for them.
-
-    The documents of ``generation`` are [text | placeholders], predicted at their placeholders, and are run first,
-    without gradient. The ids that come out fill the slots of ``documents``: all of them in order, over documents.
-    """
-
-    stream: int
-    documents: Sequence[Document]
-    pairs: Sequence[tuple[int, int]] = ()  # numbers of documents in this example
-    group: int = 0
-    triplets: Sequence[Triplet] = ()
-    generation: Sequence[Document] = ()
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all its documents, without those that only generate."""
-        return sum(len(document.token_ids) for document in self.documents)
+from data.laid import FIRST_POSITION, Example, Laid, Triplets
+from data.ragged import row_of_each, starts_of
 
 
 def pack(examples: Sequence[Example], tokens: int, pad_id: int, *, teacher_width: int = 0) -> dict[str, Any]:
-    """Lay ``examples`` end to end in a stream of ``tokens`` tokens; the names are those of PackedBatch.
+    """``pack_laid`` of examples one by one."""
+    compared = [example for example in examples if example.pairs or example.triplets]
+    others = [example for example in examples if not (example.pairs or example.triplets)]
+    return pack_laid(
+        [Laid.of(part) for part in (compared, others)], tokens, pad_id, teacher_width=teacher_width
+    )
+
+
+def pack_laid(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width: int = 0) -> dict[str, Any]:
+    """Lay ``blocks`` end to end in a stream of ``tokens`` tokens; the names are those of PackedBatch.
 
     ``teacher_width`` is the width of the teacher's vectors, 0 where the recipe asks for none.
 
@@ -76,104 +34,113 @@ def pack(examples: Sequence[Example], tokens: int, pad_id: int, *, teacher_width
             generation does not fill its slots.
 
     """
-    used = sum(example.tokens for example in examples)
+    blocks = [block for block in blocks if len(block)]
+    used = sum(len(block.token_ids) for block in blocks)
     if used > tokens:
         raise ValueError(f"{used} tokens do not fit into a microbatch of {tokens}")
-    compared = [example for example in examples if example.pairs or example.triplets]
-    others = [example for example in examples if not (example.pairs or example.triplets)]
-    generating = [Example(e.stream, e.generation) for e in [*compared, *others] if e.generation]
-    documents: list[Document] = []
-    pairs: list[tuple[int, int]] = []
-    groups: list[int] = []
-    pair_stream: list[int] = []
-    triplets: list[tuple[int, int, Triplet]] = []  # stream, first document of the example
-    document_stream: list[int] = []
-    for example in [*compared, *others]:
-        first = len(documents)
-        documents.extend(example.documents)
-        _check_generation(example)
-        document_stream.extend([example.stream] * len(example.documents))
-        for one, other in example.pairs:
-            pairs.append((first + one, first + other))
-            groups.append(example.group)
-            pair_stream.append(example.stream)
-        triplets.extend((example.stream, first, triplet) for triplet in example.triplets)
-    sentence_documents = sum(len(example.documents) for example in compared)
-
-    lengths = np.array([len(document.token_ids) for document in documents], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    context_lengths = np.array([document.context_length for document in documents], dtype=np.int64)
-    token_ids = np.full(tokens, pad_id, dtype=np.int64)
-    position_ids = np.full(tokens, FIRST_POSITION, dtype=np.int64)
-    language_ids = np.zeros(tokens, dtype=np.int64)
-    language_shown = np.zeros(tokens, dtype=bool)
-    for start, document in zip(starts[:-1], documents, strict=True):
-        end = start + len(document.token_ids)
-        token_ids[start:end] = document.token_ids
-        position_ids[start:end] = document.position_ids
-        language_ids[start:end] = document.language
-        language_shown[start:end] = document.language_shown
-    predictions = [len(document.predicted) for document in documents]
-    predicted = [start + document.predicted for start, document in zip(starts[:-1], documents, strict=True)]
-    slots = [start + document.slots for start, document in zip(starts[:-1], documents, strict=True)]
+    compared = [block for block in blocks if block.compared]
+    ordered = [*compared, *(block for block in blocks if not block.compared)]
+    _check_generation(ordered)
+    lengths = _joined([block.lengths for block in ordered])
+    starts = starts_of(lengths)
+    predictions = _joined([block.predictions for block in ordered])
+    # The number of each block's first document.
+    firsts = starts_of(np.array([len(block.lengths) for block in ordered], np.int64))
+    moved = list(zip(firsts, ordered, strict=True))
+    slot_documents = _joined([first + block.slot_documents for first, block in moved])
+    sentence_documents = sum(len(block.lengths) for block in compared)
+    sentence_tokens = sum(len(block.token_ids) for block in compared)
+    context_lengths = _joined([block.context_lengths for block in ordered])
+    document_starts = np.append(starts, used)
     if used < tokens:
-        starts = np.append(starts, tokens)
+        document_starts = np.append(document_starts, tokens)
         context_lengths = np.append(context_lengths, tokens - used)
+    generating = [block.generation for block in ordered if block.generation is not None]
+    of_generation = sum(len(block.token_ids) for block in generating)
     return {
-        "token_ids": token_ids,
-        "position_ids": position_ids,
-        "language_ids": language_ids,
-        "language_shown": language_shown,
-        "document_starts": starts,
+        "token_ids": _padded([block.token_ids for block in ordered], tokens, pad_id),
+        "position_ids": _padded([block.position_ids for block in ordered], tokens, FIRST_POSITION),
+        "language_ids": _padded([block.languages for block in ordered], tokens, 0),
+        "language_shown": _padded(
+            [np.repeat(block.shown, block.lengths) for block in ordered], tokens, 0
+        ).astype(bool),
+        "document_starts": document_starts,
         "context_lengths": context_lengths,
-        "predicted": _joined(predicted),
-        "targets": _joined([document.targets for document in documents]),
-        "prediction_stream": np.repeat(np.array(document_stream, dtype=np.int64), predictions),
-        "pairs": np.array(pairs, dtype=np.int64).reshape(-1, 2),
-        "pair_groups": np.array(groups, dtype=np.uint64).view(np.int64),
-        "pair_stream": np.array(pair_stream, dtype=np.int64),
-        **_triplet_columns(triplets),
-        "teacher_vectors": _teacher_vectors(documents[:sentence_documents], teacher_width),
-        "sentence_tokens": int(starts[sentence_documents]) if sentence_documents else 0,
+        "predicted": np.repeat(starts, predictions) + _joined([block.predicted for block in ordered]),
+        "targets": _joined([block.targets for block in ordered]),
+        "prediction_stream": np.repeat(
+            _joined([np.repeat(block.streams, block.documents) for block in ordered]), predictions
+        ),
+        "pairs": np.concatenate([np.empty((0, 2), np.int64), *(f + block.pairs for f, block in moved)]),
+        "pair_groups": np.concatenate(
+            [np.empty(0, np.uint64), *(block.groups[block.pair_examples] for block in compared)]
+        ).view(np.int64),
+        "pair_stream": _joined([block.streams[block.pair_examples] for block in ordered]),
+        **_triplet_columns([(first, block.triplets) for first, block in moved]),
+        "triplet_stream": _joined([block.streams[block.triplet_examples] for block in ordered]),
+        "teacher_vectors": _teacher_vectors(compared, sentence_documents, teacher_width),
+        "sentence_tokens": sentence_tokens,
         "sentence_documents": sentence_documents,
-        "slots": _joined(slots),
-        "draws": np.concatenate([np.empty(0), *(document.draws for document in documents)]),
-        "generation": pack(generating, sum(e.tokens for e in generating), pad_id) if generating else None,
+        "slots": starts[slot_documents] + _joined([block.slots for block in ordered]),
+        "draws": np.concatenate([np.empty(0), *(block.draws for block in ordered)]),
+        "generation": pack_laid(generating, of_generation, pad_id) if of_generation else None,
     }
 
 
-def _triplet_columns(triplets: Sequence[tuple[int, int, Triplet]]) -> dict[str, np.ndarray]:
+def _triplet_columns(triplets: Sequence[tuple[int, Triplets]]) -> dict[str, np.ndarray]:
     """Columns of Q triplets; the negatives are padded with -1 to the K of the one that has most."""
-    most = max((len(triplet.negatives) for _, _, triplet in triplets), default=0)
-    negatives = np.full((len(triplets), most), -1, dtype=np.int64)
-    gaps = np.zeros((len(triplets), most), dtype=np.float32)
-    for row, (_, first, triplet) in enumerate(triplets):
-        negatives[row, : len(triplet.negatives)] = np.asarray(triplet.negatives) + first
-        gaps[row, : len(triplet.negatives)] = triplet.teacher_gaps
+    most = max((found.negatives.shape[1] for _, found in triplets), default=0)
+    count = sum(len(found.anchors) for _, found in triplets)
+    negatives = np.full((count, most), -1, dtype=np.int64)
+    gaps = np.zeros((count, most), dtype=np.float32)
+    row = 0
+    for first, found in triplets:
+        rows, width = found.negatives.shape
+        negatives[row : row + rows, :width] = np.where(found.negatives < 0, -1, found.negatives + first)
+        gaps[row : row + rows, :width] = found.gaps
+        row += rows
     return {
-        "triplet_anchor": np.array([first + t.anchor for _, first, t in triplets], dtype=np.int64),
-        "triplet_positive": np.array([first + t.positive for _, first, t in triplets], dtype=np.int64),
+        "triplet_anchor": _joined([first + found.anchors for first, found in triplets]),
+        "triplet_positive": _joined([first + found.positives for first, found in triplets]),
         "triplet_negatives": negatives,
         "teacher_gaps": gaps,
-        "triplet_stream": np.array([stream for stream, _, _ in triplets], dtype=np.int64),
     }
 
 
-def _teacher_vectors(documents: Sequence[Document], width: int) -> np.ndarray:
+def _teacher_vectors(blocks: Sequence[Laid], documents: int, width: int) -> np.ndarray:
     """(documents, width) float32; zeros where the teacher has not seen the text."""
-    vectors = np.zeros((len(documents), width), dtype=np.float32)
-    for row, document in enumerate(documents):
-        if width and document.teacher is not None:
-            vectors[row] = document.teacher
+    vectors = np.zeros((documents, width), dtype=np.float32)
+    row = 0
+    for block in blocks:
+        count = len(block.lengths)
+        if width and block.teacher is not None:
+            vectors[row : row + count] = block.teacher
+        row += count
     return vectors
 
 
-def _check_generation(example: Example) -> None:
-    generated = sum(len(document.predicted) for document in example.generation)
-    slots = sum(len(document.slots) for document in example.documents)
-    if generated != slots:
-        raise ValueError(f"an example generates {generated} pseudo tokens for {slots} slots")
+def _check_generation(blocks: Sequence[Laid]) -> None:
+    """The ids that are generated for an example are as many as its slots."""
+    for block in blocks:
+        of_document = row_of_each(block.documents)
+        slots = np.bincount(of_document[block.slot_documents], minlength=len(block))
+        generated = np.zeros(len(block), np.int64)
+        if block.generation is not None:
+            of_document = row_of_each(block.generation.documents)
+            generated = np.bincount(of_document, block.generation.predictions, len(block)).astype(np.int64)
+        for wrong in np.flatnonzero(slots != generated):
+            raise ValueError(
+                f"an example generates {generated[wrong]} pseudo tokens for {slots[wrong]} slots"
+            )
+
+
+def _padded(parts: Sequence[np.ndarray], tokens: int, value: int) -> np.ndarray:
+    """(tokens,) int64: ``parts`` end to end, then ``value``."""
+    whole = np.full(tokens, value, dtype=np.int64)
+    if parts:
+        np.concatenate(parts, out=whole[: sum(map(len, parts))], casting="unsafe")
+    return whole
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts).astype(np.int64) if parts else np.empty(0, dtype=np.int64)
+    return np.concatenate(parts).astype(np.int64, copy=False) if parts else np.empty(0, dtype=np.int64)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from typing import Any, Protocol
 
 import numpy as np
 
+from data.adaptive_margin import AdaptiveMarginConfig
 from data.back_translation import BackTranslationConfig
+from data.index import Index, Lists, Rule
 from data.keys import hashed, key
 from data.lexicon import Lexicon
 from data.mixed_alignment import MixedAlignmentConfig, both_sides_mixed
@@ -19,71 +20,120 @@ from data.task import Task, TaskConfig
 from data.tasks import TASKS, TasksConfig, TranslationAlignmentConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The multi-way rows of a stream's records, where a task takes further texts from them."""
+class Numbers(Protocol):
+    """A column of the store, or an array."""
 
-    further: int  # how many texts beside those of the record, at most
-    starts: np.ndarray  # (n,) first segment of each record's row
-    sizes: np.ndarray  # (n,) its number of segments
-    lengths: tuple[np.ndarray, ...]  # of every corpus: tokens of each segment
+    def __getitem__(self, places: Any, /) -> Any:
+        """Those at ``places``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The records of a stream that come from one corpus."""
+
+    corpus: int  # its number in the store
+    # numbers (n,) of segments: one for a text, two for a pair; of rows for triplets
+    sides: tuple[np.ndarray | Rule, ...]
+    lengths: Numbers  # tokens of the corpus's segments
+    tokens: int  # of all these records
+    cap: int | None = None  # how often they may be read; without end
+    # Where texts of a row are taken beside those of a record, or the row is the record:
+    segment_record: Numbers | None = None  # the row of each segment
+    record_starts: Numbers | None = None  # the first segment of each row, and the end
+
+    def __len__(self) -> int:
+        """The number of records."""
+        return len(self.sides[0])
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """All records that one task reads in one language or pair of languages."""
+    """All records that one task reads in one language or pair of languages; those of each part in turn."""
 
     name: str  # task/language
     task: Task
     languages: tuple[str, ...]  # one, or the two of a pair
-    corpora: np.ndarray  # (n,) number of the corpus of each record
-    # segments in that corpus: one (n,) array for a text, two for a pair; anchor, positive and negatives of a triplet,
-    # -1 where it has fewer of them
-    segments: tuple[np.ndarray, ...]
-    lengths: tuple[np.ndarray, ...]  # tokens of each segment, alongside; -1 where there is none
+    parts: tuple[Part, ...]
     settings: TaskConfig = TaskConfig()
-    rows: Rows | None = None
-    # (records, how often they may be read) of each corpus in turn; empty: all of them without end
-    caps: tuple[tuple[int, int | None], ...] = ()
+    further: int = 0  # how many texts of its row an example may hold beside those of the record
+    texts_of_row: int = 0  # where a row is the record: how many of its texts are read, at most
 
     def __len__(self) -> int:
         """The number of records."""
-        return len(self.corpora)
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """Of all its texts."""
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def caps(self) -> tuple[tuple[int, int | None], ...]:
+        """(records, how often they may be read) of each part."""
+        return tuple((len(part), part.cap) for part in self.parts)
 
     def room(self, records: np.ndarray, epoch: int, seed: int, maximum_tokens: int) -> np.ndarray:
         """Tokens to set aside for ``records`` (k,) in an epoch."""
-        lengths = [lengths[records].astype(np.int64) for lengths in self.lengths]
-        if self.rows is not None:
-            corpora = self.corpora[records]
-            for segments in self._further(records, epoch, seed):
-                of_segments = np.full(len(records), -1, dtype=np.int64)
-                for corpus in np.unique(corpora):
-                    there = (corpora == corpus) & (segments >= 0)
-                    of_segments[there] = self.rows.lengths[corpus][segments[there]]
-                lengths.append(of_segments)
+        corpora, segments = self.segments_of(records, epoch, seed)
+        lengths = np.full(segments.shape, -1, np.int64)
+        for part in self.parts:
+            here = (corpora == part.corpus)[:, None] & (segments >= 0)
+            lengths[here] = part.lengths[segments[here]]
+        of_sides = list(lengths.T)
         if isinstance(self.settings, MixedAlignmentConfig):
             both = both_sides_mixed(self.settings.both_mixed, self.name, records, epoch, seed)
-            lengths.append(np.where(both, lengths[0], -1))
-        return self.task.room(lengths, maximum_tokens, self.languages, self.settings)
+            of_sides.append(np.where(both, of_sides[0], -1))
+        return self.task.room(of_sides, maximum_tokens, self.languages, self.settings)
 
-    def segments_of(self, record: int, epoch: int, seed: int) -> list[int]:
-        """The segments of one record in an epoch, those drawn from its row included."""
-        found = [int(side[record]) for side in self.segments if side[record] >= 0]
-        further = self._further(np.array([record]), epoch, seed)
-        return found + [int(segments[0]) for segments in further if segments[0] >= 0]
+    def segments_of(self, records: np.ndarray, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of ``records`` (k,) in an epoch the numbers of their corpora (k,) and their segments (k, sides).
 
-    def _further(self, records: np.ndarray, epoch: int, seed: int) -> list[np.ndarray]:
-        """Other segments of the records' rows, drawn evenly: for each draw (k,), -1 where it repeats another."""
-        if self.rows is None:
-            return []
-        taken = [side[records] for side in self.segments]
-        drawn: list[np.ndarray] = []
-        for number in range(self.rows.further):
+        Those that are drawn from their rows included; -1 where there is none.
+        """
+        corpora = np.empty(len(records), np.int64)
+        sides = self.texts_of_row or len(self.parts[0].sides)
+        segments = np.empty((len(records), sides + self.further), np.int64)
+        first = 0
+        for part in self.parts:
+            here: Any = slice(None)
+            if len(self.parts) > 1:
+                here = np.flatnonzero((records >= first) & (records < first + len(part)))
+                if not len(here):
+                    first += len(part)
+                    continue
+            corpora[here] = part.corpus
+            mine = records[here]
+            if self.texts_of_row:
+                segments[here] = self._row(part, mine - first)
+            else:
+                for column, side in enumerate(part.sides):
+                    segments[here, column] = side[mine - first]
+                if self.further:
+                    segments[here, sides:] = self._further(part, mine, segments[here, :sides], epoch, seed)
+            first += len(part)
+        return corpora, segments
+
+    def _row(self, part: Part, places: np.ndarray) -> np.ndarray:
+        """(k, texts_of_row) the segments of whole rows."""
+        assert part.record_starts is not None
+        rows = np.asarray(part.sides[0][places], np.int64)
+        segments = part.record_starts[rows][:, None] + np.arange(self.texts_of_row)
+        return np.where(segments < part.record_starts[rows + 1][:, None], segments, -1)
+
+    def _further(
+        self, part: Part, records: np.ndarray, taken: np.ndarray, epoch: int, seed: int
+    ) -> np.ndarray:
+        """(k, further) other segments of the records' rows, drawn evenly: -1 where a draw repeats another."""
+        assert part.segment_record is not None and part.record_starts is not None
+        rows = part.segment_record[taken[:, 0]]
+        starts = part.record_starts[rows]
+        sizes = (part.record_starts[rows + 1] - starts).astype(np.uint64)
+        drawn = np.empty((len(records), self.further), np.int64)
+        for number in range(self.further):
             draws = hashed(key(seed, self.name, epoch, "further", number), records)
-            sizes = self.rows.sizes[records]
-            segments = self.rows.starts[records] + (draws % sizes.astype(np.uint64)).astype(np.int64)
-            repeated = np.any([segments == other for other in [*taken, *drawn]], axis=0)
-            drawn.append(np.where(repeated, -1, segments))
+            segments = starts + (draws % sizes).astype(np.int64)
+            before = np.concatenate([taken, drawn[:, :number]], axis=1)
+            drawn[:, number] = np.where((before == segments[:, None]).any(1), -1, segments)
         return drawn
 
 
@@ -96,13 +146,7 @@ def streams_of(
         UserError: a task is on and the store has nothing for it.
 
     """
-    corpora = [corpus for corpus in store.corpora.values() if not corpus.held_out]
-    pools = {
-        "sentences": _by_language([c for c in corpora if c.kind == "monolingual"], store.languages),
-        "texts": _by_language([c for c in corpora if c.kind != "scored"], store.languages),
-        "pairs": _by_pair([c for c in corpora if c.kind == "parallel"], store.languages, sampling.pairs),
-        "triplets": _by_triplet([c for c in corpora if c.kind == "scored"], store.languages, tasks),
-    }
+    pools = _pools(store, tasks, sampling)
     streams: list[Stream] = []
     for name, settings in tasks.enabled().items():
         task = TASKS[name]
@@ -111,11 +155,19 @@ def streams_of(
         if lack is not None:
             raise UserError(f"task {name} {lack}")
         pool = {
-            of: [part for part in parts if settings.serves(lexicon, of, part[0].kind)]
+            of: [each for each in parts if settings.serves(lexicon, of, each[0].kind)]
             for of, parts in sorted(pools[task.reads].items())
         }
         found = [
-            _stream(task, settings, of, parts, list(store.corpora.values()), further, sampling)
+            Stream(
+                f"{name}/{'-'.join(of)}",
+                task,
+                of,
+                tuple(part for _, part in parts),
+                settings,
+                further,
+                texts_of_row=2 + settings.negatives if isinstance(settings, AdaptiveMarginConfig) else 0,
+            )
             for of, parts in pool.items()
             if parts
         ]
@@ -152,98 +204,49 @@ def bilingual_shares(store: TokenStore, sampling: SamplingConfig) -> np.ndarray:
     By tokens to the power of the languages' temperature, as at the start of the run: what is drawn for a record must
     not depend on when it comes.
     """
-    tokens = np.zeros(len(store.languages))
+    tokens, index = np.zeros(len(store.languages)), Index(store)
     for corpus in store.corpora.values():
         if corpus.kind == "parallel" and not corpus.held_out:
-            tokens += np.bincount(corpus.segment_language, corpus.segment_lengths, len(tokens))
+            for (language,), listed in index.texts(corpus).items():
+                tokens[language] += listed.tokens
     shares = np.where(tokens > 0, tokens ** sampling.at(0).language_temperature, 0.0)
     return shares / max(1.0, shares.sum())
 
 
-Part = tuple[Corpus, tuple[np.ndarray, ...]]
-Pool = dict[tuple[str, ...], list[Part]]  # by language, or by the two of a pair
+Pool = dict[tuple[str, ...], list[tuple[Corpus, Part]]]  # by language, or by the two of a pair
 
 
-def _by_language(corpora: Sequence[Corpus], languages: Sequence[str]) -> Pool:
-    pool: Pool = {}
-    for corpus in corpora:
-        for number in np.unique(corpus.segment_language):
-            segments = np.flatnonzero(corpus.segment_language == number)
-            pool.setdefault((languages[number],), []).append((corpus, (segments,)))
-    return pool
+def _pools(store: TokenStore, tasks: TasksConfig, sampling: SamplingConfig) -> dict[str, Pool]:
+    """What can be read: of each kind the parts by language, or by the two of a pair in the order of their names."""
+    index = Index(store)
+    pools: dict[str, Pool] = {"sentences": {}, "texts": {}, "pairs": {}, "triplets": {}}
 
+    def add(pool: Pool, corpus: Corpus, number: int, lists: Lists) -> None:
+        for of, (sides, tokens) in lists.items():
+            part = Part(
+                number,
+                sides,
+                corpus.segment_lengths,
+                tokens,
+                sampling.cap(corpus.name),
+                corpus.segment_record,
+                corpus.record_starts,
+            )
+            pool.setdefault(tuple(store.languages[one] for one in of), []).append((corpus, part))
 
-def _by_pair(corpora: Sequence[Corpus], languages: Sequence[str], wanted: str) -> Pool:
-    """Every pair of languages of every row, the languages in the order of their names."""
-    pool: Pool = {}
-    for corpus in corpora:
-        present = [int(number) for number in np.unique(corpus.segment_language)]
-        segment_of = np.full((len(present), len(corpus.record_starts) - 1), -1, dtype=np.int64)
-        for row, number in enumerate(present):
-            segments = np.flatnonzero(corpus.segment_language == number)
-            segment_of[row, corpus.segment_record[segments]] = segments
-        for one, other in combinations(range(len(present)), 2):
-            pair = languages[present[one]], languages[present[other]]
-            both = (segment_of[one] >= 0) & (segment_of[other] >= 0)
-            if both.any() and (wanted == "all" or wanted in pair):
-                parts = segment_of[one][both], segment_of[other][both]
-                pool.setdefault(pair, []).append((corpus, parts))
-    return pool
-
-
-def _by_triplet(corpora: Sequence[Corpus], languages: Sequence[str], tasks: TasksConfig) -> Pool:
-    """The triplets of scored corpora by the languages of anchor and candidates, in the order of their names."""
-    pool: Pool = {}
-    if tasks.adaptive_margin is None:
-        return pool
-    for corpus in corpora:
-        anchors, ends = corpus.record_starts[:-1], corpus.record_starts[1:]
-        places = [anchors + 1 + i for i in range(1 + tasks.adaptive_margin.negatives)]
-        segments = (anchors, *(np.where(place < ends, place, -1) for place in places))
-        sides = np.stack([corpus.segment_language[side] for side in segments[:2]])
-        both, of = np.unique(np.sort(sides, axis=0), axis=1, return_inverse=True)
-        for number, pair in enumerate(both.T):
-            key = tuple(dict.fromkeys(languages[language] for language in pair))
-            chosen = of.ravel() == number
-            pool.setdefault(key, []).append((corpus, tuple(side[chosen] for side in segments)))
-    return pool
-
-
-def _stream(
-    task: Task,
-    settings: TaskConfig,
-    languages: tuple[str, ...],
-    parts: Sequence[Part],
-    corpora: Sequence[Corpus],
-    further: int,
-    sampling: SamplingConfig,
-) -> Stream:
-    sides = range(len(parts[0][1]))
-    numbers = {corpus.name: number for number, corpus in enumerate(corpora)}
-    rows = None
-    if further:
-        of_rows = [c.segment_record[s[0]] for c, s in parts]
-        starts = [c.record_starts[rows] for (c, _), rows in zip(parts, of_rows, strict=True)]
-        ends = [c.record_starts[rows + 1] for (c, _), rows in zip(parts, of_rows, strict=True)]
-        rows = Rows(
-            further,
-            np.concatenate(starts),
-            np.concatenate(ends) - np.concatenate(starts),
-            tuple(corpus.segment_lengths for corpus in corpora),
-        )
-    return Stream(
-        name=f"{task.name}/{'-'.join(languages)}",
-        task=task,
-        settings=settings,
-        languages=languages,
-        corpora=np.concatenate([np.full(len(s[0]), numbers[c.name], dtype=np.int32) for c, s in parts]),
-        segments=tuple(np.concatenate([segments[side] for _, segments in parts]) for side in sides),
-        lengths=tuple(np.concatenate([_lengths(c, s[side]) for c, s in parts]) for side in sides),
-        rows=rows,
-        caps=tuple((len(segments[0]), sampling.cap(corpus.name)) for corpus, segments in parts),
-    )
-
-
-def _lengths(corpus: Corpus, segments: np.ndarray) -> np.ndarray:
-    """Tokens of segments, -1 where there is none."""
-    return np.where(segments >= 0, corpus.segment_lengths[segments], -1)
+    for number, corpus in enumerate(store.corpora.values()):
+        if corpus.held_out:
+            continue
+        if corpus.kind == "scored":
+            if tasks.adaptive_margin is not None:
+                add(
+                    pools["triplets"], corpus, number, index.triplets(corpus, tasks.adaptive_margin.negatives)
+                )
+            continue
+        texts = index.texts(corpus)
+        add(pools["texts"], corpus, number, texts)
+        if corpus.kind == "monolingual":
+            add(pools["sentences"], corpus, number, texts)
+        else:
+            add(pools["pairs"], corpus, number, index.pairs(corpus, sampling.pairs))
+    return pools

@@ -80,9 +80,7 @@ class Shares:
             name: np.array([i for i, stream in enumerate(streams) if stream.task.name == name])
             for name in self._weights
         }
-        self._tokens = np.array(
-            [sum(int(lengths.clip(0).sum()) for lengths in s.lengths) for s in streams], float
-        )
+        self._tokens = np.array([stream.tokens for stream in streams], float)
         self._languages = [stream.languages for stream in streams]
         self._last: tuple[object, np.ndarray] = (None, self._tokens)
         for begin in sampling.begins():

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.mixing import Mixture
 from data.overlap import token_overlap
-from data.packing import Example
+from data.ragged import row_of_each, sums
+from data.task import Part
 
 
 class Tally(IntEnum):
@@ -41,6 +41,10 @@ class Tally(IntEnum):
     TRIPLETS = 18
     TAUGHT_PAIRS = 19  # of the pairs, those of whose texts the teacher's vectors are known
     ONE_LANGUAGE = 20  # mixed pairs given up, since what the model wrote for them is of no second language
+
+
+_MIXED = slice(Tally.MIXED, Tally.CUT + 1)
+_BY = {name: Tally[f"BY_{name.upper()}"] for name in ("dictionary", "phrase", "sentence", "pseudo_tokens")}
 
 
 class Written(NamedTuple):
@@ -76,33 +80,45 @@ class Unwritten(NamedTuple):
             row += counts
             row[Tally.REPLACED] += words[written.pairs[pair]].sum()
         kept = self.mixed[~written.given_up[self.mixed]]
-        starts = written.document_starts
-        sides = [
-            [written.token_ids[starts[d] + 1 : starts[d + 1] - 1] for d in written.pairs[kept, side]]
-            for side in (0, 1)
-        ]
+        sides = sides_of(written.token_ids, written.document_starts, written.pairs[kept])
         tally_overlap(sides, written.pair_groups[kept], written.pair_stream[kept], tally)
         return tally
 
 
-def tally_pairs(example: Example, row: np.ndarray) -> None:
-    """Count the pairs of an example in its stream's ``row`` (len(Tally),)."""
-    row[Tally.PAIRS] += len(example.pairs)
-    row[Tally.TAUGHT_PAIRS] += sum(
-        all(example.documents[side].teacher is not None for side in pair) for pair in example.pairs
-    )
+def tally_examples(part: Part, tally: np.ndarray) -> None:
+    """Count the tokens, predictions and triplets of examples."""
+    laid = part.laid
+    for column, counts in (
+        (Tally.TOKENS, laid.tokens),
+        (Tally.PREDICTIONS, sums(laid.predictions, laid.documents)),
+    ):
+        np.add.at(tally[:, column], laid.streams, counts)
+    np.add.at(tally[:, Tally.PSEUDO], laid.streams[row_of_each(laid.documents)[laid.slot_documents]], 1)
+    np.add.at(tally[:, Tally.TRIPLETS], laid.streams[laid.triplet_examples], 1)
 
 
-def tally_mixtures(mixtures: Sequence[Mixture], row: np.ndarray) -> None:
-    """Count how the sides of an example were mixed."""
-    for side in mixtures:
-        row[Tally.MIXED] += 1
-        row[Tally.REPLACED] += side.replaced
-        row[Tally.TRANSLATABLE] += side.translatable
-        row[Tally.WORDS] += side.words
-        row[Tally.LANGUAGES] += side.languages
-        row[Tally.CUT] += side.cut
-        row[Tally[f"BY_{side.generator.upper()}"]] += 1
+def pair_counts(part: Part) -> np.ndarray:
+    """(n, len(Tally)) the pairs of each example, and how its texts were mixed."""
+    laid = part.laid
+    counts = np.zeros((len(laid), len(Tally)), np.int64)
+    counts[:, Tally.PAIRS] = np.bincount(laid.pair_examples, minlength=len(laid))
+    if laid.teacher is not None:
+        taught = np.any(laid.teacher, axis=1)[laid.pairs].all(1)
+        counts[:, Tally.TAUGHT_PAIRS] = np.bincount(laid.pair_examples[taught], minlength=len(laid))
+    for row, mixtures in zip(counts, part.mixed, strict=False):
+        for side in mixtures:
+            row[_MIXED] += (1, side.replaced, side.translatable, side.words, side.languages, side.cut)
+            row[_BY[side.generator]] += 1
+    return counts
+
+
+def sides_of(token_ids: np.ndarray, starts: np.ndarray, pairs: np.ndarray) -> list[list[np.ndarray]]:
+    """The ids, without <s> and </s>, of the documents on the one side and on the other of ``pairs`` (n, 2)."""
+    firsts, lasts = (starts[pairs] + 1).T.tolist(), (starts[pairs + 1] - 1).T.tolist()
+    return [
+        [token_ids[first:last] for first, last in zip(*side, strict=True)]
+        for side in zip(firsts, lasts, strict=True)
+    ]
 
 
 def tally_overlap(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from data.keys import generator
+from data.keys import chances, generator, hashed, key
+from data.laid import Laid
 from data.lexicon import Lexicon
 from data.mixing import Mixture
-from data.packing import FIRST_POSITION, Document, Example
 from data.recipe import Section
+from data.texts import Texts
 from data.tokenizer import Tokenizer
 
 SPECIALS = 2  # <s> and </s> of a text
@@ -30,20 +31,14 @@ class TaskConfig(Section):
         """What is missing for the task, with the remedy; None if nothing is."""
         return None
 
+    @property
+    def reads_rows(self) -> bool:
+        """Whether it gets the other texts of a record's row too, after those that it reads."""
+        return False
+
     def serves(self, lexicon: Lexicon | None, languages: tuple[str, ...], kind: str) -> bool:
         """Whether texts of these languages in a corpus of this kind can become examples at all."""
         return True
-
-
-class TextSegment(NamedTuple):
-    """One text of a record as the store holds it."""
-
-    language: int  # number of the language
-    ids: np.ndarray  # (n,) int32, without special tokens
-    text: str
-    group: int  # equal for the same sentence and for translations of one sentence
-    score: float = math.nan  # the teacher's, against the anchor of the triplet that the text stands in
-    teacher: np.ndarray | None = None  # (Et,) the teacher's vector, where the recipe asks for one
 
 
 class Material(NamedTuple):
@@ -73,15 +68,87 @@ class Draw(NamedTuple):
         return generator(self.seed, self.stream_name, self.record, self.epoch, site)
 
 
-class Made(NamedTuple):
-    """An example, or None where the record gives none; and how its texts were mixed, where they were."""
+@lru_cache(maxsize=1 << 16)
+def _of_epoch(seed: int, stream_name: str, epoch: int) -> int:
+    return key(seed, stream_name, epoch, "draws")
 
-    example: Example | None
-    mixed: tuple[Mixture, ...] = ()
+
+@lru_cache(maxsize=1 << 8)
+def _of_site(site: str) -> int:
+    return key("site", site)
+
+
+class Draws(NamedTuple):
+    """n records at one time, as ``Draw`` is one."""
+
+    seed: int
+    names: Mapping[int, str]  # of streams
+    streams: np.ndarray  # (n,)
+    records: np.ndarray  # (n,)
+    epochs: np.ndarray  # (n,)
+    rooms: np.ndarray  # (n,)
+    shut: tuple[str, ...]
+    keys: np.ndarray  # (n,) uint64, of (seed, stream, record, epoch)
+
+    @classmethod
+    def planned(
+        cls, seed: int, names: Mapping[int, str], table: np.ndarray, shut: tuple[str, ...] = ()
+    ) -> Draws:
+        """Of rows (n, 4 or more) of a plan: stream, record, epoch, room."""
+        streams, records, epochs, rooms = table[:, :4].T
+        passes, of = np.unique(streams << 32 | epochs, return_inverse=True)
+        of_passes = [_of_epoch(seed, names[each >> 32], each & 0xFFFFFFFF) for each in passes.tolist()]
+        keys = hashed(np.array(of_passes, np.uint64)[of], records)
+        return cls(seed, names, streams, records, epochs, rooms, shut, keys)
+
+    @classmethod
+    def of(cls, draws: Sequence[Draw]) -> Draws:
+        """Of records that are at hand one by one."""
+        table = np.array([(d.stream, d.record, d.epoch, d.room) for d in draws], np.int64).reshape(-1, 4)
+        names = {draw.stream: draw.stream_name for draw in draws}
+        return cls.planned(draws[0].seed, names, table, draws[0].shut)
+
+    def one(self, number: int) -> Draw:
+        """One of them."""
+        stream = int(self.streams[number])
+        record, epoch, room = (int(column[number]) for column in (self.records, self.epochs, self.rooms))
+        return Draw(self.seed, stream, self.names[stream], record, epoch, room, self.shut)
+
+    def taken(self, which: np.ndarray) -> Draws:
+        """Those of the numbers ``which`` (k,), in that order."""
+        columns = ("streams", "records", "epochs", "rooms", "keys")
+        return self._replace(**{name: getattr(self, name)[which] for name in columns})
+
+    def of_use(self, site: str) -> np.ndarray:
+        """(n,) uint64: the keys of these records and epochs for one use."""
+        return hashed(_of_site(site), self.keys)
+
+    def chances(self, site: str) -> np.ndarray:
+        """(n,) in [0, 1): one draw of each record for one use."""
+        return chances(self.of_use(site))
+
+
+class Records(NamedTuple):
+    """n records as a task's function gets them: their texts one after the other, each record's together."""
+
+    texts: Texts
+    counts: np.ndarray  # (n,) texts of each record
+    draws: Draws
+
+
+class Part(NamedTuple):
+    """Examples that a task's function made, how their texts were mixed, and of which records they are."""
+
+    laid: Laid
+    records: np.ndarray  # (n,) numbers among the records that it got
+    mixed: Sequence[tuple[Mixture, ...]] = ()  # of each example, where texts were mixed
+
+
+Made = Sequence[Part]  # records that give no example are in no part
 
 
 Room = Callable[[Sequence[np.ndarray], int, Sequence[str], "TaskConfig"], np.ndarray]
-Make = Callable[[Sequence[TextSegment], Draw, Material, "TaskConfig"], Made]
+Make = Callable[[Records, Material, "TaskConfig"], Made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +163,6 @@ class Task:
     # lengths of the segments [(n,), ...], longest document, languages, settings -> tokens to set aside (n,)
     room: Room
     make: Make
-    with_row: bool = False  # it gets the other texts of the record's row too, after those that it reads
 
 
 def room_of_text(
@@ -119,16 +185,6 @@ def wrapped(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     return np.concatenate([[tokenizer.bos_id], ids, [tokenizer.eos_id]]).astype(np.int32)
 
 
-_NOTHING = np.empty(0, dtype=np.int64)
-
-
-def context_document(
-    ids: np.ndarray,
-    language: int | np.ndarray,
-    predicted: np.ndarray = _NOTHING,
-    targets: np.ndarray = _NOTHING,
-    teacher: np.ndarray | None = None,
-) -> Document:
-    """A document in which every token sees every token; ``teacher`` is the teacher's vector of its text."""
-    positions = np.arange(len(ids)) + FIRST_POSITION
-    return Document(ids, positions, language, len(ids), predicted, targets, teacher)
+def ends_of(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids of <s> and </s>."""
+    return tokenizer.bos_id, tokenizer.eos_id

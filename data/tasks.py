@@ -7,30 +7,30 @@ is stands in data/task.py; a task that is more than a function has a file of its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from data.adaptive_margin import AdaptiveMarginConfig, InBatchMarginConfig, make_adaptive_margin
 from data.back_translation import BackTranslationConfig, make_btmlm, room_of_text_and_pseudo
+from data.keys import sequence
+from data.laid import FIRST_POSITION, Laid, context_documents
 from data.masking import choose, corrupt
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment, room_of_text_and_mixed
-from data.packing import FIRST_POSITION, Document, Example
+from data.ragged import counted, places, row_of_each, starts_of
 from data.recipe import Section
 from data.task import (
     SPECIALS,
-    Draw,
     Made,
     Material,
+    Part,
+    Records,
     Task,
     TaskConfig,
-    TextSegment,
-    context_document,
+    ends_of,
     room_of_text,
     room_of_texts,
-    wrapped,
 )
 
 
@@ -92,38 +92,44 @@ def _room_of_pair(
     return np.minimum(lengths[0] + lengths[1] + 2 * SPECIALS, maximum)
 
 
-def make_mmlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+def make_mmlm(records: Records, material: Material, config: TaskConfig) -> Made:
     """Multilingual masked language modelling: [x | -], masked tokens of x are predicted (BERT, XLM-R)."""
     assert isinstance(config, MaskedConfig)
-    (segment,) = segments
-    masked = corrupt(
-        segment.ids[: material.maximum_tokens - SPECIALS],
-        config.mask_rate,
-        material.tokenizer.mask_id,
-        draw.random("mask"),
-    )
-    ids = wrapped(masked.shown, material.tokenizer)
-    document = context_document(ids, segment.language, masked.predicted + 1, masked.targets)
-    return Made(Example(draw.stream, [document]))
+    texts, draws = records.texts.cut(material.maximum_tokens - SPECIALS), records.draws
+    mask_id = material.tokenizer.mask_id
+    masked = corrupt(texts.ids, texts.lengths, config.mask_rate, mask_id, draws.of_use("mask"))
+    documents = context_documents(masked.shown, texts.lengths, texts.languages, ends_of(material.tokenizer))
+    documents |= {"predictions": masked.counts, "predicted": masked.predicted + 1, "targets": masked.targets}
+    return [_all(records, np.ones(len(texts), np.int64), **documents)]
 
 
-def make_tlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+def make_tlm(records: Records, material: Material, config: TaskConfig) -> Made:
     """Translation language modelling: [x y | -], masked tokens of both are predicted (XLM, Conneau 2019)."""
     assert isinstance(config, MaskedConfig)
-    tokenizer = material.tokenizer
-    first, second = _ordered(segments, draw)
-    left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
-    both = corrupt(np.concatenate([left, right]), config.mask_rate, tokenizer.mask_id, draw.random("mask"))
-    x, y = wrapped(both.shown[: len(left)], tokenizer), wrapped(both.shown[len(left) :], tokenizer)
-    y[0] = tokenizer.eos_id
-    predicted = both.predicted + 1 + SPECIALS * (both.predicted >= len(left))
-    language = np.repeat([first.language, second.language], [len(x), len(y)])
-    return Made(
-        Example(draw.stream, [context_document(np.concatenate([x, y]), language, predicted, both.targets)])
-    )
+    sides = _Sides.of(records, material)
+    mask_id = material.tokenizer.mask_id
+    both = sides.x + sides.y
+    masked = corrupt(sides.ids, both, config.mask_rate, mask_id, records.draws.of_use("mask"))
+    whole = both + 2 * SPECIALS
+    in_y = masked.predicted >= np.repeat(sides.x, masked.counts)
+    return [
+        _all(
+            records,
+            np.ones(len(whole), np.int64),
+            token_ids=sides.laid(masked.shown, material),
+            position_ids=counted(whole) + FIRST_POSITION,
+            languages=sides.languages(),
+            lengths=whole,
+            context_lengths=whole,
+            shown=np.zeros(len(whole), bool),
+            predictions=masked.counts,
+            predicted=masked.predicted + 1 + SPECIALS * in_y,
+            targets=masked.targets,
+        )
+    ]
 
 
-def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig) -> Made:
+def make_camlm(records: Records, material: Material, config: TaskConfig) -> Made:
     """Cross-attention masked language modelling (ERNIE-M, Ouyang et al., 2021).
 
     A masked token of one side is predicted from the unmasked tokens of the OTHER side, so the pair becomes two
@@ -131,36 +137,67 @@ def make_camlm(segments: Sequence[TextSegment], draw: Draw, material: Material, 
     document and can not leak at any depth. Tokens keep their positions of the pair layout.
     """
     assert isinstance(config, CrossAttentionMaskedConfig)
-    tokenizer = material.tokenizer
-    first, second = _ordered(segments, draw)
-    left, right = _fitted(first.ids, second.ids, material.maximum_tokens)
-    x, y = wrapped(left, tokenizer), wrapped(right, tokenizer)
-    y[0] = tokenizer.eos_id
-    random = draw.random("mask")
-    x_masked = choose(len(left), config.mask_rate, random) + 1
-    y_masked = choose(len(right), config.mask_rate, random) + 1
-    x_positions = np.arange(len(x)) + FIRST_POSITION
-    y_positions = np.arange(len(y)) + FIRST_POSITION + len(x)
-    x_side = _Side(x, x_positions, x_masked, first.language)
-    y_side = _Side(y, y_positions, y_masked, second.language)
-    mask_id = tokenizer.mask_id
-    return Made(Example(draw.stream, [_reading(y_side, x_side, mask_id), _reading(x_side, y_side, mask_id)]))
-
-
-def make_translation_alignment(
-    segments: Sequence[TextSegment], draw: Draw, material: Material, config: TaskConfig
-) -> Made:
-    """Contrastive alignment of a sentence with its translations (InfoXLM, LaBSE), each with each."""
-    documents = [
-        context_document(
-            wrapped(segments[i].ids[: material.maximum_tokens - SPECIALS], material.tokenizer),
-            segments[i].language,
-            teacher=segments[i].teacher,
+    sides = _Sides.of(records, material)
+    of_sides = np.stack([sides.x, sides.y], 1).ravel()  # x and y of the first pair, x and y of the second ...
+    keys = np.stack([records.draws.of_use("mask of x"), records.draws.of_use("mask of y")], 1).ravel()
+    chosen, _ = choose(of_sides, config.mask_rate, keys)
+    # The tokens of a pair, each with its side, and whether it is masked: <s> and </s> never are.
+    whole = of_sides + SPECIALS
+    tokens = sides.laid(sides.ids, material)
+    masked = np.zeros(len(tokens), bool)
+    masked[places(starts_of(whole) + 1, of_sides)] = chosen
+    number = row_of_each(whole)  # 2 * pair, and 1 more in y
+    # Every token goes into one of the two documents: an unmasked one of y and a masked one of x into the first.
+    document = number - number % 2 + (number % 2 == masked)
+    order = np.argsort(2 * document + masked, kind="stable")
+    lengths = np.bincount(document, minlength=len(whole))
+    readers = np.bincount(document[masked], minlength=len(whole))
+    shown = np.where(masked, material.tokenizer.mask_id, tokens)[order]
+    positions = counted(whole.reshape(-1, 2).sum(1)) + FIRST_POSITION
+    return [
+        _all(
+            records,
+            np.full(len(sides.x), 2),
+            token_ids=shown,
+            position_ids=positions[order],
+            languages=sides.languages()[order],
+            lengths=lengths,
+            context_lengths=lengths - readers,
+            shown=np.zeros(len(whole), bool),
+            predictions=readers,
+            predicted=places(lengths - readers, readers),
+            targets=tokens[order][masked[order]],
         )
-        for i in draw.random("order").permutation(len(segments))
     ]
-    pairs = list(combinations(range(len(documents)), 2))
-    return Made(Example(draw.stream, documents, pairs, segments[0].group))
+
+
+def make_translation_alignment(records: Records, material: Material, config: TaskConfig) -> Made:
+    """Contrastive alignment of a sentence with its translations (InfoXLM, LaBSE), each with each."""
+    counts = records.counts
+    # The texts of a record in an order that is drawn.
+    draws = sequence(records.draws.of_use("order"), counts)
+    of = row_of_each(counts)
+    order = np.argsort(of.astype(np.uint64) << np.uint64(40) | draws >> np.uint64(24), kind="stable")
+    texts = records.texts.taken(order).cut(material.maximum_tokens - SPECIALS)
+    firsts = starts_of(counts)
+    pairs, examples = [], []
+    for count in np.unique(counts):
+        here = np.flatnonzero(counts == count)
+        among = np.stack(np.triu_indices(count, 1), 1)  # (k * (k - 1) / 2, 2)
+        pairs.append((firsts[here, None, None] + among).reshape(-1, 2))
+        examples.append(np.repeat(here, len(among)))
+    documents = context_documents(texts.ids, texts.lengths, texts.languages, ends_of(material.tokenizer))
+    return [
+        _all(
+            records,
+            counts,
+            **documents,
+            pairs=np.concatenate(pairs),
+            pair_examples=np.concatenate(examples),
+            groups=records.texts.groups[firsts],
+            teacher=texts.teacher if texts.teacher.shape[1] else None,
+        )
+    ]
 
 
 TASKS: dict[str, Task] = {
@@ -184,7 +221,6 @@ TASKS: dict[str, Task] = {
             "alignment",
             room_of_text_and_mixed,
             make_mixed_alignment,
-            with_row=True,
         ),
         Task(
             "adaptive_margin",
@@ -199,42 +235,53 @@ TASKS: dict[str, Task] = {
 }
 
 
-class _Side(NamedTuple):
-    """One side of a pair in CAMLM: its tokens, their places in the pair, and which of them are masked."""
-
-    ids: np.ndarray
-    positions: np.ndarray
-    masked: np.ndarray
-    language: int
+def _all(records: Records, documents: np.ndarray, **columns: Any) -> Part:
+    """An example of every record, of so many ``documents`` (n,)."""
+    count = len(records.draws.streams)
+    return Part(Laid(streams=records.draws.streams, documents=documents, **columns), np.arange(count))
 
 
-def _reading(seen: _Side, read: _Side, mask_id: int) -> Document:
-    """[unmasked tokens of ``seen`` | masked tokens of ``read``]: one half of CAMLM."""
-    context = np.delete(np.arange(len(seen.ids)), seen.masked)
-    readers = len(read.masked)
-    return Document(
-        np.concatenate([seen.ids[context], np.full(readers, mask_id, dtype=np.int32)]),
-        np.concatenate([seen.positions[context], read.positions[read.masked]]),
-        np.repeat([seen.language, read.language], [len(context), readers]),
-        len(context),
-        len(context) + np.arange(readers),
-        read.ids[read.masked],
-    )
+class _Sides(NamedTuple):
+    """Pairs of texts x and y, either order of a record's two drawn with equal probability (InfoXLM)."""
+
+    ids: np.ndarray  # (t,) of x and y of the first pair, x and y of the second ...
+    x: np.ndarray  # (n,) their lengths
+    y: np.ndarray  # (n,)
+    both: np.ndarray  # (2n,) languages
+
+    @classmethod
+    def of(cls, records: Records, material: Material) -> _Sides:
+        """The sides of records of two texts, cut so that a pair has at most the longest document's tokens."""
+        swapped = records.draws.chances("order") >= 0.5
+        firsts = 2 * np.arange(len(swapped))
+        order = np.stack([firsts + swapped, firsts + 1 - swapped], 1).ravel()
+        texts = records.texts.taken(order)
+        x, y = fitted(texts.lengths[::2], texts.lengths[1::2], material.maximum_tokens)
+        texts = texts.cut(np.stack([x, y], 1).ravel())
+        return cls(texts.ids, x, y, texts.languages)
+
+    def laid(self, ids: np.ndarray, material: Material) -> np.ndarray:
+        """<s> x </s> </s> y </s> of every pair, end to end; ``ids`` (t,) are those of the texts."""
+        lengths = np.stack([self.x, self.y], 1).ravel()
+        bos, eos = ends_of(material.tokenizer)
+        tokens = context_documents(ids, lengths, self.both, (eos, eos))["token_ids"]
+        tokens[starts_of(lengths + SPECIALS)[::2]] = bos
+        return tokens
+
+    def languages(self) -> np.ndarray:
+        """Of every token of them."""
+        return np.repeat(self.both, np.stack([self.x, self.y], 1).ravel() + SPECIALS)
 
 
-def _ordered(segments: Sequence[TextSegment], draw: Draw) -> tuple[TextSegment, TextSegment]:
-    """Both orders of a pair occur with equal probability (InfoXLM)."""
-    first, second = segments
-    return (first, second) if draw.random("order").random() < 0.5 else (second, first)
+def fitted(left: np.ndarray, right: np.ndarray, maximum: int) -> tuple[np.ndarray, np.ndarray]:
+    """The lengths of pairs of ``left`` and ``right`` (n,) tokens that fit into ``maximum`` with their special ones.
 
-
-def _fitted(left: np.ndarray, right: np.ndarray, maximum: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shorten the longer side first until the pair fits into ``maximum`` tokens with its four special ones."""
+    The longer side loses first.
+    """
     room = maximum - 2 * SPECIALS
-    if len(left) + len(right) <= room:
-        return left, right
-    if len(left) >= len(right):
-        kept = max(room - len(right), room - room // 2)
-        return left[:kept], right[: room - kept]
-    kept = max(room - len(left), room - room // 2)
-    return left[: room - kept], right[:kept]
+    kept = np.maximum(room - np.minimum(left, right), room - room // 2)  # of the longer side
+    of_left = np.where(left >= right, kept, room - kept)
+    fits = left + right <= room
+    return np.where(fits, left, np.minimum(of_left, left)), np.where(
+        fits, right, np.minimum(room - of_left, right)
+    )

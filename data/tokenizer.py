@@ -47,11 +47,14 @@ class Tokenizer:
             values = json.loads(text)
             whole = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
             ids = whole.get_vocab(with_added_tokens=True)
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(_without_specials(values)))
+            plain = _without_specials(values)
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{self.folder}/tokenizer.json: not a tokenizer: {error}") from None
         self.vocabulary_size = max(ids.values()) + 1
         self.mask_id = self._checked_layout(ids)
+        # Whether a text's ids are those of what stands between its spaces, one after the other.
+        self.cuts_at_spaces = _cuts_at_spaces(plain)
 
     @classmethod
     def open(cls, folder: str | Path) -> Tokenizer:
@@ -332,3 +335,18 @@ def _without_specials(values: dict[str, Any]) -> dict[str, Any]:
             vocabulary[token["id"]][0] = " " + token["content"]
         values["added_tokens"] = [token for token in values["added_tokens"] if not token["special"]]
     return {**values, "truncation": None, "padding": None, "post_processor": None}
+
+
+def _cuts_at_spaces(values: dict[str, Any]) -> bool:
+    """Whether spaces are all that is seen beyond a word: known of XLM-R's and of our own normaliser and first cut."""
+    if values["model"].get("type") != "Unigram" or values["added_tokens"]:
+        return False
+    normalizer, cut = values["normalizer"] or {}, values["pre_tokenizer"] or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    patterns = [step.get("pattern", {}).get("Regex") for step in steps if step.get("type") == "Replace"]
+    if any(step.get("type") not in ("Precompiled", "Replace") for step in steps):
+        return False
+    cuts = [each.get("type") for each in cut.get("pretokenizers", [cut])]
+    if cuts == ["WhitespaceSplit", "Metaspace"]:
+        return set(patterns) <= {" {2,}", "^ | $"}
+    return cuts == ["Metaspace"] and cut.get("split", True) and set(patterns) == {" {2,}", "^ | $"}

@@ -14,6 +14,7 @@ from data.back_translation import BackTranslationConfig
 from data.config import DataConfig
 from data.lexicon import Lexicon
 from data.masking import FIRST_ORDINARY_ID
+from data.microbatch import MicrobatchMaker
 from data.planner import Planner
 from data.prepare import differences
 from data.recipe import UserError
@@ -21,7 +22,6 @@ from data.sampling import Stream, bilingual_shares, streams_of
 from data.scripts import find_scripts, ids_of_languages
 from data.shares import Shares
 from data.store import TokenStore
-from data.stream import MicrobatchMaker
 from data.task import Material
 from data.teaching import Taught
 from data.tokenizer import Tokenizer

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from data.microbatch import Microbatch, MicrobatchMaker
 from data.planner import Planner
 from data.recipe import UserError
-from data.stream import Microbatch, MicrobatchMaker
 from kernels.implementation import ImplementationUnavailable, taken_by_auto
 from training.config import BatchConfig
 from training.engine import Engine, World

@@ -7,6 +7,7 @@ loop, where ``forward`` is the engine, and by ``training.evaluate`` on an export
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,13 @@ from accelerate.utils import gather_object
 
 from data.back_translation import BackTranslationConfig, make_btmlm
 from data.batch import PackedBatch
-from data.packing import FIRST_POSITION, Document, Example, pack
+from data.laid import Laid, context_documents
+from data.packing import pack_laid
+from data.ragged import counted, sums
 from data.store import Corpus, TokenStore
-from data.task import SPECIALS, Draw, Material, TextSegment
+from data.task import SPECIALS, Draw, Draws, Make, Material, Records, TaskConfig, ends_of
 from data.tasks import CrossAttentionMaskedConfig, MaskedConfig, make_camlm, make_mmlm
+from data.texts import Texts, TextSegment
 from model.pretraining import PretrainingOutput
 from objectives.back_translation import Generate, PseudoTokens
 from training.config import EvaluationConfig
@@ -30,7 +34,6 @@ from training.retrieval import LanguageRows, bitext_retrieval, joined, text_keys
 
 Forward = Callable[[PackedBatch, bool], PretrainingOutput]  # (batch, sentence_vectors_only)
 PIVOT = "en"
-_NOTHING = np.empty(0, dtype=np.int64)
 
 
 class Evaluator:
@@ -99,10 +102,10 @@ class Evaluator:
         return sentence_batch([corpus.ids(int(segment)) for segment in segments], self._material)
 
     def _masked_set(
-        self, examples_of: Callable[[Sequence[TextSegment], int, dict[str, int]], Iterator[Example]]
+        self, examples_of: Callable[[Sequence[TextSegment], int, dict[str, int]], Iterator[Laid]]
     ) -> MaskedSet:
         names: dict[str, int] = {}
-        examples: list[Example] = []
+        examples: list[Laid] = []
         for corpus_name in self._config.masked:
             corpus = self._store.corpora[corpus_name]
             for record in range(min(len(corpus.record_starts) - 1, self._config.maximum_rows)):
@@ -112,15 +115,15 @@ class Evaluator:
                 ]
                 examples += examples_of(row, record, names)
         batches = []
-        sizes = np.array([example.tokens for example in examples], dtype=np.int64)
+        sizes = np.array([len(example.token_ids) for example in examples], dtype=np.int64)
         for group in _fill(np.arange(len(examples)), sizes, self._tokens):
-            arrays = pack([examples[i] for i in group], self._tokens, self._material.tokenizer.pad_id)
+            arrays = pack_laid([examples[i] for i in group], self._tokens, self._material.tokenizer.pad_id)
             batches.append(PackedBatch.from_arrays(arrays))
         return MaskedSet(batches, list(names))
 
     def _masked_examples(
         self, row: Sequence[TextSegment], record: int, names: dict[str, int]
-    ) -> Iterator[Example]:
+    ) -> Iterator[Laid]:
         languages = self._material.languages
         pivot = next((s for s in row if languages[s.language] == PIVOT), None)
         for segment in row:
@@ -135,7 +138,7 @@ class Evaluator:
             stream = names.setdefault(f"camlm_control/{pair}", len(names))
             # Not all special ids: an <unk> is a word of the other side, and says where it stands.
             specials = (self._material.tokenizer.bos_id, self._material.tokenizer.eos_id)
-            yield Example(stream, [without_context(document, specials) for document in both.documents])
+            yield replace(without_context(both, specials), streams=np.array([stream]))
 
     def _back_translated(
         self,
@@ -143,25 +146,26 @@ class Evaluator:
         row: Sequence[TextSegment],
         record: int,
         names: dict[str, int],
-    ) -> Iterator[Example]:
+    ) -> Iterator[Laid]:
         for segment in row:
             name = f"btmlm/{self._material.languages[segment.language]}"
             yield self._made(make_btmlm, config, name, [segment], record, names)
 
     def _made(
         self,
-        make: Callable,
-        config: object,
+        make: Make,
+        config: TaskConfig,
         name: str,
         segments: Sequence[TextSegment],
         record: int,
         names: dict[str, int],
-    ) -> Example:
+    ) -> Laid:
         stream = names.setdefault(name, len(names))
-        draw = Draw(self._config.seed, stream, f"evaluation/{name}", record, 0, 0)
-        made = make(segments, draw, self._material, config)
-        assert made.example is not None
-        return made.example
+        draws = Draws.of([Draw(self._config.seed, stream, f"evaluation/{name}", record, 0, 0)])
+        records = Records(Texts.of(segments), np.array([len(segments)]), draws)
+        (made,) = make(records, self._material, config)
+        assert len(made.records) == 1
+        return made.laid
 
     def _masked_scores(self, forward: Forward) -> dict[str, float]:
         batches, names = self._masked
@@ -176,15 +180,21 @@ class Evaluator:
 
 def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBatch:
     """A batch whose documents are ``texts`` (ids without special tokens), all of them compared, nothing predicted."""
-    tokenizer = material.tokenizer
-    documents = []
-    for ids in texts:
-        kept = ids[: material.maximum_tokens - SPECIALS]
-        whole = np.concatenate([[tokenizer.bos_id], kept, [tokenizer.eos_id]])
-        positions = np.arange(len(whole)) + FIRST_POSITION
-        documents.append(Document(whole, positions, 0, len(whole), _NOTHING, _NOTHING))
-    examples = [Example(0, [document], pairs=[(0, 0)]) for document in documents]
-    return PackedBatch.from_arrays(pack(examples, sum(e.tokens for e in examples), tokenizer.pad_id))
+    kept = [ids[: material.maximum_tokens - SPECIALS] for ids in texts]
+    lengths, each = np.array([len(ids) for ids in kept], np.int64), np.arange(len(texts))
+    documents = context_documents(
+        np.concatenate(kept), lengths, np.zeros(len(texts), np.int64), ends_of(material.tokenizer)
+    )
+    nothing = np.zeros(len(texts), np.int64)
+    laid = Laid(
+        streams=nothing,
+        documents=nothing + 1,
+        **documents,
+        pairs=np.stack([each, each], 1),
+        pair_examples=each,
+        groups=nothing.astype(np.uint64),
+    )
+    return PackedBatch.from_arrays(pack_laid([laid], len(laid.token_ids), material.tokenizer.pad_id))
 
 
 def compared_corpora(config: EvaluationConfig) -> list[str]:
@@ -237,18 +247,18 @@ def distractors(
     return together
 
 
-def without_context(document: Document, specials: Iterable[int]) -> Document:
+def without_context(laid: Laid, specials: Iterable[int]) -> Laid:
     """The control of CAMLM: the same readers, and of the other side nothing but its special tokens."""
-    context = np.flatnonzero(np.isin(document.token_ids[: document.context_length], list(specials)))
-    kept = np.concatenate([context, np.arange(document.context_length, len(document.token_ids))])
-    moved = len(document.token_ids) - len(kept)
-    return Document(
-        document.token_ids[kept],
-        document.position_ids[kept],
-        document.language[kept] if isinstance(document.language, np.ndarray) else document.language,
-        len(context),
-        document.predicted - moved,
-        document.targets,
+    context = counted(laid.lengths) < np.repeat(laid.context_lengths, laid.lengths)
+    kept = ~context | np.isin(laid.token_ids, list(specials))
+    lengths = sums(kept, laid.lengths)
+    moved = laid.lengths - lengths
+    return replace(
+        laid,
+        **{name: getattr(laid, name)[kept] for name in ("token_ids", "position_ids", "languages")},
+        lengths=lengths,
+        context_lengths=laid.context_lengths - moved,
+        predicted=laid.predicted - np.repeat(moved, laid.predictions),
     )
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from data.microbatch import Microbatch
 from data.planner import Planner
-from data.stream import BatchStream, Microbatch
+from data.stream import BatchStream
 from model.parallel.topology import Axis
 
 

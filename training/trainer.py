@@ -20,9 +20,10 @@ from torch import Tensor
 
 from data.batch import PackedBatch
 from data.keys import key
+from data.microbatch import Microbatch, MicrobatchMaker
 from data.prepare import prepare
 from data.recipe import RawRecipe, UserError
-from data.stream import BatchStream, Microbatch, MicrobatchMaker
+from data.stream import BatchStream
 from data.tally import Tally
 from model.generation import Decoding
 from model.parallel.split import whole_shape
@@ -222,6 +223,7 @@ class Trainer:
             rank=self.world.rank,
             ranks=self.world.ranks,
             workers=self.recipe.workers,
+            teacher_width=self.data.taught.width,
         )
 
     def _maker(self) -> MicrobatchMaker:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.step.problem import Problem, Work
 from benchmarks.step.run import first_step, recipe_of, work_of
-from data.stream import Microbatch
+from data.microbatch import Microbatch
 from training.build import open_data
 
 _PAD, _IGNORED = 1, -100

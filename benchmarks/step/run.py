@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.step.problem import Problem, Work
 from benchmarks.step.texts import data_sections
 from data.batch import PackedBatch
-from data.stream import BatchStream, Microbatch
+from data.microbatch import Microbatch
+from data.stream import BatchStream
 from data.tally import Tally
 from training.build import DataParts, build_model, maker_from, open_data, planner_of, pseudo_tokens_of
 from training.config import Recipe

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from data.index import Rule
 from data.planner import Planner
-from data.sampling import Stream
+from data.sampling import Part, Stream
 from data.shares import Mix
 from data.tasks import TASKS
 
@@ -13,10 +14,8 @@ def streams_of_lengths(lengths_by_stream, task="mmlm"):
     streams = []
     for number, lengths in enumerate(lengths_by_stream):
         lengths = np.asarray(lengths, np.int32)
-        zeros = np.zeros(len(lengths), np.int32)
-        name = f"{task}/l{number}"
-        segments = (np.arange(len(lengths)),)
-        streams.append(Stream(name, TASKS[task], (f"l{number}",), zeros, segments, (lengths,)))
+        part = Part(0, (Rule(0, 1, len(lengths)),), lengths, int(lengths.sum()))
+        streams.append(Stream(f"{task}/l{number}", TASKS[task], (f"l{number}",), (part,)))
     return streams
 
 

@@ -11,17 +11,19 @@ import pytest
 
 from data.adaptive_margin import AdaptiveMarginConfig, make_adaptive_margin
 from data.config import CorpusConfig
+from data.laid import Triplet
+from data.microbatch import MicrobatchMaker
 from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
-from data.packing import Triplet
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.records import ScoredTriplet
 from data.sampling import streams_of
 from data.sources import Reject, read_corpus
-from data.stream import MicrobatchMaker
 from data.tally import Tally
-from data.task import Draw, TextSegment
+from data.task import Draw
 from data.tasks import make_translation_alignment
 from data.teaching import Taught
+from data.texts import TextSegment
+from tests.data.drawn import made_of, segments_of
 from tests.small_teacher import WIDTH, write_margin_recipe
 from training.build import DataParts, maker_from, maker_of, open_data, planner_of
 from training.config import Recipe
@@ -48,8 +50,8 @@ DRAW = Draw(1, 4, "adaptive_margin/de-en", 0, 0, 400)
 
 def test_a_triplet_is_a_document_for_each_text_and_the_teachers_gaps(data: DataParts) -> None:
     segments = [segment(0), segment(1, 0.75), segment(2, 0.5), segment(0, 1.0)]
-    example = make_adaptive_margin(segments, DRAW, data.material, AdaptiveMarginConfig()).example
-    assert example is not None and example.triplets == [Triplet(0, 1, range(2, 4), [0.25, -0.25])]
+    example = made_of(make_adaptive_margin, segments, DRAW, data.material, AdaptiveMarginConfig()).example
+    assert example is not None and example.triplets == [Triplet(0, 1, [2, 3], [0.25, -0.25])]
     assert example.stream == 4 and not example.pairs
     for document, source in zip(example.documents, segments, strict=True):
         kept = source.ids[:62].tolist()
@@ -59,9 +61,11 @@ def test_a_triplet_is_a_document_for_each_text_and_the_teachers_gaps(data: DataP
 
 def test_a_triplet_that_the_teacher_has_not_scored_is_none_but_for_a_fixed_margin(data: DataParts) -> None:
     segments = [segment(0), segment(1), segment(2, 0.5)]
-    assert make_adaptive_margin(segments, DRAW, data.material, AdaptiveMarginConfig()).example is None
+    assert (
+        made_of(make_adaptive_margin, segments, DRAW, data.material, AdaptiveMarginConfig()).example is None
+    )
     fixed = AdaptiveMarginConfig(form="fixed", offset=0.2)
-    example = make_adaptive_margin(segments, DRAW, data.material, fixed).example
+    example = made_of(make_adaptive_margin, segments, DRAW, data.material, fixed).example
     assert example is not None and example.triplets[0].teacher_gaps == [0.0]
 
 
@@ -76,7 +80,7 @@ def test_streams_of_triplets_are_by_languages_and_hold_only_the_negatives_that_t
     for stream in streams:
         rooms = stream.room(np.arange(len(stream)), 0, 1, 64)
         for record in range(len(stream)):
-            segments = stream.segments_of(record, 0, 1)
+            segments = segments_of(stream, record)
             assert {corpus.language(s) for s in segments} == set(stream.languages)
             assert len(set(corpus.segment_record[segments])) == 1
             counts.add(len(segments))
@@ -85,8 +89,8 @@ def test_streams_of_triplets_are_by_languages_and_hold_only_the_negatives_that_t
     fewer = recipe.tasks.model_copy(update={"adaptive_margin": AdaptiveMarginConfig(negatives=1)})
     for stream in streams_of(data.store, fewer, recipe.sampling, data.material.lexicon):
         if stream.task.name == "adaptive_margin":
-            assert len(stream.segments_of(0, 0, 1)) == 3
-            assert data.streams and stream.segments_of(0, 0, 1) == sorted(stream.segments_of(0, 0, 1))
+            assert len(segments_of(stream, 0)) == 3
+            assert data.streams and segments_of(stream, 0) == sorted(segments_of(stream, 0))
 
 
 def test_batches_hold_scores_of_the_corpus_and_vectors_of_the_teacher(
@@ -124,11 +128,13 @@ def test_a_text_keeps_its_vector_whatever_its_place_in_the_pair_and_its_mixed_fo
     orders = set()
     for record in range(12):
         draw = DRAW._replace(record=record)
-        example = make_translation_alignment(pair, draw, data.material, AdaptiveMarginConfig()).example
+        example = made_of(
+            make_translation_alignment, pair, draw, data.material, AdaptiveMarginConfig()
+        ).example
         assert example is not None
         for document in example.documents:
             source = pair[0] if len(document.token_ids) == len(pair[0].ids) + 2 else pair[1]
-            assert document.teacher is source.teacher
+            assert np.array_equal(document.teacher, source.teacher)
         orders.add(len(example.documents[0].token_ids))
     assert len(orders) == 2
     corpus, lexicon = data.store.corpora["rows"], data.material.lexicon
@@ -138,10 +144,12 @@ def test_a_text_keeps_its_vector_whatever_its_place_in_the_pair_and_its_mixed_fo
     for s in np.flatnonzero(corpus.segment_language == english)[:30].tolist():
         source = TextSegment(english, corpus.ids(s), corpus.text(s), 3, math.nan, vectors[0])
         config = MixedAlignmentConfig()
-        example = make_mixed_alignment([source], DRAW._replace(record=s), data.material, config).example
+        example = made_of(
+            make_mixed_alignment, [source], DRAW._replace(record=s), data.material, config
+        ).example
         if example is not None:
             made += 1
-            assert all(document.teacher is vectors[0] for document in example.documents)
+            assert all(np.array_equal(document.teacher, vectors[0]) for document in example.documents)
     assert made > 5
 
 

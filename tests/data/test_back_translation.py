@@ -11,15 +11,17 @@ from data.back_translation import (
     make_btmlm,
     pseudo_count,
     room_of_text_and_pseudo,
-    target_language,
+    target_languages,
 )
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.sampling import bilingual_shares, streams_of
 from data.stages import SamplingConfig
 from data.store import TokenStore
-from data.task import Draw, Material, TextSegment
+from data.task import Draw, Material
 from data.tasks import TasksConfig
+from data.texts import TextSegment
 from data.tokenizer import Tokenizer
+from tests.data.drawn import made_of
 from training.config import Recipe
 
 SAMPLING = SamplingConfig()
@@ -47,8 +49,8 @@ def segment(store, length=12, language="de"):
 
 
 def made(store, material, record=0, length=12, **settings):
-    example = make_btmlm(
-        [segment(store, length)], draw(record), material, BackTranslationConfig(**settings)
+    example = made_of(
+        make_btmlm, [segment(store, length)], draw(record), material, BackTranslationConfig(**settings)
     ).example
     (document,), (asking,) = example.documents, example.generation
     return document, asking
@@ -92,8 +94,12 @@ def test_the_planners_room_is_exactly_what_the_document_takes(store, material, r
     lengths = np.arange(maximum + 5)
     rooms = room_of_text_and_pseudo([lengths], maximum, ("de",), config)
     for length, room in zip(lengths.tolist(), rooms.tolist(), strict=True):
-        example = make_btmlm(
-            [segment(store, length)], draw(length), material._replace(maximum_tokens=maximum), config
+        example = made_of(
+            make_btmlm,
+            [segment(store, length)],
+            draw(length),
+            material._replace(maximum_tokens=maximum),
+            config,
         ).example
         assert example.tokens == room <= maximum
         (document,), (asking,) = example.documents, example.generation
@@ -114,9 +120,8 @@ def test_target_languages_follow_the_tokens_of_bilingual_text_to_the_temperature
     wanted = tokens**0.3
     np.testing.assert_allclose(material.bilingual, wanted / wanted.sum())
     source = store.languages.index("de")
-    drawn = [
-        target_language(source, material, np.random.default_rng([7, record])) for record in range(20_000)
-    ]
+    chances = np.random.default_rng(7).random(20_000)
+    drawn = target_languages(np.full(20_000, source), material, chances)
     shares = np.bincount(drawn, minlength=len(tokens)) / len(drawn)
     wanted[source] = 0
     assert shares[source] == 0
@@ -129,12 +134,17 @@ def test_a_record_whose_language_alone_has_bilingual_text_gives_no_example(store
     alone = np.zeros(len(store.languages))
     alone[store.languages.index("de")] = 1.0
     config = BackTranslationConfig()
-    assert make_btmlm([segment(store)], draw(0), material._replace(bilingual=alone), config).example is None
+    assert (
+        made_of(make_btmlm, [segment(store)], draw(0), material._replace(bilingual=alone), config).example
+        is None
+    )
 
 
 def test_every_draw_has_its_own_key(store, material):
     def facts(record, epoch=0):
-        example = make_btmlm([segment(store)], draw(record, epoch), material, BackTranslationConfig()).example
+        example = made_of(
+            make_btmlm, [segment(store)], draw(record, epoch), material, BackTranslationConfig()
+        ).example
         (document,), (asking,) = example.documents, example.generation
         return asking.draws.tolist(), int(asking.language[-1]), document.predicted.tolist()
 

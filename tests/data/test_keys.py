@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.config import TrainTokenizerConfig
-from data.keys import generator, key, permuted
+from data.keys import chances, generator, hashed, key, permuted, sequence
 from training.config import Recipe
 
 
@@ -23,6 +23,24 @@ def test_a_key_depends_on_every_part_and_on_their_order():
 def test_equal_keys_give_equal_draws():
     assert generator(3, "x").random(5).tolist() == generator(3, "x").random(5).tolist()
     assert generator(3, "x").random() != generator(3, "y").random()
+
+
+def test_the_numbers_of_a_key_do_not_depend_on_those_beside_it():
+    keys, counts = hashed(key("beside"), np.arange(50)), np.arange(50) % 7
+    whole, ends = sequence(keys, counts), np.cumsum(counts)
+    for own, count, end in zip(keys, counts, ends, strict=True):
+        alone = sequence(np.array([own]), np.array([12]))
+        assert whole[end - count : end].tolist() == alone[:count].tolist()
+    assert len(set(whole.tolist())) == len(whole)
+
+
+def test_chances_are_even_within_a_key_and_over_keys():
+    drawn = chances(sequence(hashed(key("even"), np.arange(4000)), np.full(4000, 5))).reshape(4000, 5)
+    assert 0 <= drawn.min() and drawn.max() < 1
+    assert np.abs(drawn.mean(0) - 0.5).max() < 0.02
+    assert np.abs(np.corrcoef(drawn.T) - np.eye(5)).max() < 0.06
+    places, _ = np.histogram(drawn, 20)
+    assert np.abs(places / drawn.size - 0.05).max() < 0.006
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 65, 1000, 4097])

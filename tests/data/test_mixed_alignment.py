@@ -8,11 +8,12 @@ from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
 from data.packing import pack
 from data.recipe import UserError
 from data.sampling import bilingual_shares, streams_of
-from data.task import Draw, TextSegment
+from data.task import Draw
 from data.tasks import (
     TasksConfig,
 )
-from tests.data.drawn import draw, pair
+from data.texts import TextSegment
+from tests.data.drawn import corpus_of, draw, made_of, pair, segments_of
 
 
 def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
@@ -20,8 +21,12 @@ def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
     segment = pair(store)[1]
     sides = set()
     for record in range(40):
-        made = make_mixed_alignment(
-            [segment], draw(record, room=2 * len(segment.ids) + 8), material, MixedAlignmentConfig()
+        made = made_of(
+            make_mixed_alignment,
+            [segment],
+            draw(record, room=2 * len(segment.ids) + 8),
+            material,
+            MixedAlignmentConfig(),
         )
         (mixture,) = made.mixed
         assert mixture.generator == "dictionary" and mixture.languages >= 2 and mixture.replaced >= 1
@@ -44,7 +49,7 @@ def test_of_a_text_that_was_cut_only_the_kept_part_is_mixed(world):
     cut = segment._replace(ids=ids[: maximum - 2], text=text)  # as the store hands it over
     for record in range(20):
         small = material._replace(maximum_tokens=maximum)
-        made = make_mixed_alignment([cut], draw(record, room=1000), small, MixedAlignmentConfig())
+        made = made_of(make_mixed_alignment, [cut], draw(record, room=1000), small, MixedAlignmentConfig())
         assert made.mixed[0].words <= material.lexicon.words("en", segment.text).units
         assert not made.mixed[0].cut and all(d.token_ids[-1] == 2 for d in made.example.documents)
 
@@ -88,7 +93,7 @@ def test_each_generator_makes_its_own_kind_of_mixed_text(world):
         config = MixedAlignmentConfig(generators={name: 1})
         found = set()
         for record in range(12):
-            made = make_mixed_alignment(segments, draw(record), material, config)
+            made = made_of(make_mixed_alignment, segments, draw(record), material, config)
             assert [side.generator for side in made.mixed] == [name] and made.mixed[0].languages == 2
             found |= {shown(material, document) for document in made.example.documents}
         assert found == expected[name] | {TWO_SENTENCES["en"]}
@@ -108,7 +113,9 @@ def test_the_drawn_generator_makes_way_for_one_that_can_and_weights_decide_where
     ):
         one = material._replace(lexicon=Lexicon(known))
         segments = row_of(one, TWO_SENTENCES)[: 2 if with_row else 1]
-        made = [make_mixed_alignment(segments, draw(record), one, all_three) for record in range(300)]
+        made = [
+            made_of(make_mixed_alignment, segments, draw(record), one, all_three) for record in range(300)
+        ]
         names = [side.generator for m in made for side in m.mixed]
         assert len(names) == (300 if expected else 0) and all(
             (m.example is None) == (not expected) for m in made
@@ -130,13 +137,17 @@ def test_a_share_of_the_pairs_compares_two_mixed_forms_within_their_room(world, 
     ):
         records = np.arange(min(len(stream), 40))
         for record, room in zip(records.tolist(), stream.room(records, 1, 1, 64).tolist(), strict=True):
-            corpus = corpora[stream.corpora[record]]
-            (number,) = stream.segments_of(record, 1, 1)
+            corpus = corpora[corpus_of(stream, record)]
+            (number,) = segments_of(stream, record, 1)
             segment = TextSegment(
                 int(corpus.segment_language[number]), corpus.ids(number), corpus.text(number), 0
             )
-            made = make_mixed_alignment(
-                [segment], Draw(1, 0, stream.name, record, 1, room), material, tasks.mixed_alignment
+            made = made_of(
+                make_mixed_alignment,
+                [segment],
+                Draw(1, 0, stream.name, record, 1, room),
+                material,
+                tasks.mixed_alignment,
             )
             if made.example is None:
                 continue
@@ -159,8 +170,8 @@ def test_a_language_without_word_list_is_mixed_where_translations_are(world):
     streams = {s.name: s for s in streams_of(store, tasks, recipe.sampling, lexicon)}
     names, rows = list(store.corpora), store.corpora["rows"]
     assert {f"mixed_alignment/{language}" for language in ("en", "de", "fr", "ja")} <= set(streams)
-    assert set(streams["mixed_alignment/fr"].corpora) == {names.index("rows")}
-    assert len(set(streams["mixed_alignment/de"].corpora)) == 2
+    assert [part.corpus for part in streams["mixed_alignment/fr"].parts] == [names.index("rows")]
+    assert len({part.corpus for part in streams["mixed_alignment/de"].parts}) == 2
     only = TasksConfig(mixed_alignment={})
     listed = {s.name for s in streams_of(store, only, recipe.sampling, lexicon)}
     assert listed == {"mixed_alignment/de", "mixed_alignment/en"}
@@ -195,7 +206,7 @@ def test_spans_of_pseudo_tokens_are_written_in_one_other_language_at_the_places_
     segment, mask = pair(store)[1], material.tokenizer.mask_id
     count, sides, targets = len(segment.ids), set(), set()
     for record in range(40):
-        made = make_mixed_alignment([segment], draw(record, room=200), material, config)
+        made = made_of(make_mixed_alignment, [segment], draw(record, room=200), material, config)
         example = made.example
         with_slots = [d for d in example.documents if len(d.slots)]
         assert len(with_slots) == len(example.generation) == len(made.mixed) == (2 if both else 1)
@@ -228,8 +239,12 @@ def test_no_span_stands_where_the_longest_document_has_no_place_for_it(world):
     segment = pair(store)[1]
     for count in (1, 2, 3, 20, 31, 45, 59, 60, 62):
         ids = np.resize(segment.ids, count)
-        made = make_mixed_alignment(
-            [segment._replace(ids=ids, text=material.tokenizer.decode(ids))], draw(count), material, config
+        made = made_of(
+            make_mixed_alignment,
+            [segment._replace(ids=ids, text=material.tokenizer.decode(ids))],
+            draw(count),
+            material,
+            config,
         )
         if count in (1, 60, 62):
             assert made.example is None
@@ -259,7 +274,9 @@ def test_a_mixed_text_that_the_room_cuts_is_counted_and_left_out_when_nothing_tr
     seen = set()
     for record in range(40):
         for room in range(len(segment.ids) + 5, 2 * len(segment.ids) + 20, 3):
-            made = make_mixed_alignment([segment], draw(record, room), material, MixedAlignmentConfig())
+            made = made_of(
+                make_mixed_alignment, [segment], draw(record, room), material, MixedAlignmentConfig()
+            )
             seen.add((made.example is None, any(side.cut for side in made.mixed)))
             if made.example is None:
                 continue
@@ -269,6 +286,8 @@ def test_a_mixed_text_that_the_room_cuts_is_counted_and_left_out_when_nothing_tr
                 if d.token_ids.tolist() != [0, *segment.ids, 2]
             ]
             assert mixed.tolist() != segment.ids[: len(mixed)].tolist()
-            free = make_mixed_alignment([segment], draw(record, 1000), material, MixedAlignmentConfig())
+            free = made_of(
+                make_mixed_alignment, [segment], draw(record, 1000), material, MixedAlignmentConfig()
+            )
             assert made.mixed[0].cut == (made.example.tokens < free.example.tokens)
     assert seen == {(True, False), (False, True), (False, False)}

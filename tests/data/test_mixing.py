@@ -22,7 +22,8 @@ def lexicon():
 
 
 def mixed(lexicon, text, language, rate=1.0, seed=0):
-    return mix(text, language, lexicon.words(language, text), rate, generator("test", seed))
+    words = lexicon.words(language, text)
+    return mix(text, language, words, rate, generator("test", language, seed).random(3 * len(words.matches)))
 
 
 def test_every_dictionary_that_holds_the_word_is_drawn_from(lexicon):
@@ -142,7 +143,7 @@ def test_phrases_are_entries_of_two_to_four_english_words_and_those_that_are_mar
     assert found(lexicon.words("en", text)) == ["media player", "cat", "a b c d e"]  # no marked one
     german = "Der Medienplayer des Hauses"
     assert found(lexicon.phrases("de", german), german) == ["Medienplayer", "des"]
-    result = mix(german, "de", lexicon.phrases("de", german), 1.0, generator("phrase"))
+    result = mix(german, "de", lexicon.phrases("de", german), 1.0, generator("phrase").random(6))
     assert result.text in {
         f"Der {one} {two} Hauses"
         for one in ("Media player", "Lecteur multimédia")

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from data.batch import PackedBatch
-from data.packing import Document, Example, Triplet, pack
+from data.laid import Document, Example, Triplet
+from data.packing import pack
 
 
 def document(ids, context=None, predicted=(), language=3):

@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import data.order
+from data.index import Rule
+from data.microbatch import Microbatch
 from data.planner import LAG
-from data.sampling import Stream
-from data.stream import BatchStream, Microbatch
+from data.sampling import Part, Stream
+from data.stream import BatchStream
 from data.tasks import TASKS
 from tests.data.planned_streams import planner_of, realised, skewed, streams_of_lengths
 
@@ -136,16 +139,8 @@ def test_planning_too_far_ahead_is_an_error():
 
 def test_a_task_of_one_small_stream_gets_its_turn_beside_a_task_of_many():
     many = streams_of_lengths([[20] * 50] * 200, "mmlm")
-    few = [
-        Stream(
-            "tlm/a-b",
-            TASKS["tlm"],
-            ("a", "b"),
-            np.zeros(50, np.int32),
-            (np.arange(50),) * 2,
-            (np.full(50, 20),) * 2,
-        )
-    ]
+    part = Part(0, (Rule(0, 1, 50),) * 2, np.full(50, 20), 2000)
+    few = [Stream("tlm/a-b", TASKS["tlm"], ("a", "b"), (part,))]
     planner = planner_of(many + few, np.full(201, 1 / 201), step_tokens=2048)
     held = 0
     for step in range(1, 21):
@@ -294,3 +289,25 @@ def test_a_plan_after_a_million_million_records_is_looked_up_and_not_played_back
             abs(epoch - (10**12 + number) // len(streams[number]))
             <= len(plan.records) // len(streams[number]) + 1
         )
+
+
+@pytest.mark.usefixtures("how")
+def test_a_plan_a_million_steps_on_looks_up_no_more_records_than_the_tenth(monkeypatch):
+    streams, shares = skewed(12)
+    looked_up = []
+    found = data.order.permuted_parts
+
+    def counting(parts, sizes, keys):
+        looked_up.append(sum(count for _, count in parts))
+        return found(parts, sizes, keys)
+
+    monkeypatch.setattr("data.order.permuted_parts", counting)
+    costs = []
+    for step in (10, 1_000_000):
+        planner = planner_of(streams, shares)
+        planner.restore(planner.state() | {"step": step, "cursors": [17 * step + n for n in range(12)]})
+        looked_up.clear()
+        assert planner.plan().planned.sum() > 0.95 * 8192
+        costs.append((len(looked_up), sum(looked_up)))
+    (calls, records), (calls_later, records_later) = costs
+    assert calls_later <= 2 * calls and records_later <= 1.5 * records

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.index import Rule
 from data.planner import LAG, Planner
-from data.sampling import Stream
+from data.sampling import Part, Stream
 from data.shares import Shares
 from data.stages import SamplingConfig
 from data.tasks import TASKS, TasksConfig
@@ -23,12 +24,9 @@ def mixed_by(sampling, sizes=(40000, 9000, 700, 4000, 500), rejects=0.0, steps=0
         task = TASKS["mmlm" if number < 3 else "tlm"]
         lengths = random.integers(3, 60, size=max(2, size // 30)).astype(np.int32)
         languages = (f"l{number}",) if number < 3 else (f"l{number - 3}", "l2")
-        zeros = np.zeros(len(lengths), np.int32)
-        caps = ((len(lengths), sampling.cap("only")),)
-        sides = range(len(languages))
-        segments, of_sides = tuple(zeros for _ in sides), tuple(lengths for _ in sides)
-        name = f"{task.name}/{'-'.join(languages)}"
-        streams.append(Stream(name, task, languages, zeros, segments, of_sides, caps=caps))
+        sides = (Rule(0, 1, len(lengths)),) * len(languages)
+        part = Part(0, sides, lengths, int(lengths.sum()) * len(sides), sampling.cap("only"))
+        streams.append(Stream(f"{task.name}/{'-'.join(languages)}", task, languages, (part,)))
     shares = Shares(streams, TasksConfig.model_validate({"mmlm": {}, "tlm": {"weight": 2}}), sampling)
     planner = Planner(streams, shares, step_tokens=4096, row_tokens=512, maximum_tokens=128, seed=5)
     return planner, (lambda plan: realised(plan, streams, rejects, seed=11))

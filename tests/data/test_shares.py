@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.index import Rule
 from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.recipe import UserError
-from data.sampling import Stream
+from data.sampling import Part, Stream
 from data.shares import Shares, with_floors
 from data.stages import SamplingConfig
 from data.tasks import TASKS
@@ -23,10 +24,9 @@ SIZES = {"de": 5000, "en": 90000, "fr": 800, "th": 30}
 
 def stream(task: str, *languages: str) -> Stream:
     tokens = np.array([min(SIZES[language] for language in languages)], np.int32)
-    sides = (tokens,) * len(languages)
-    return Stream(
-        f"{task}/{'-'.join(languages)}", TASKS[task], languages, np.zeros(1, np.int32), sides, sides
-    )
+    sides = (Rule(0, 1, 1),) * len(languages)
+    part = Part(0, sides, tokens, int(tokens[0]) * len(languages))
+    return Stream(f"{task}/{'-'.join(languages)}", TASKS[task], languages, (part,))
 
 
 PAIRS = [(a, b) for n, a in enumerate(LANGUAGES) for b in LANGUAGES[n + 1 :]]

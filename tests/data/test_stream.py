@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from data.lexicon import Lexicon
-from data.planner import Planner
+from data.microbatch import Microbatch, MicrobatchMaker
+from data.planner import LAG, Planner
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.sampling import streams_of
 from data.shares import Shares
 from data.store import Corpus, TokenStore
-from data.stream import BatchStream, Microbatch, MicrobatchMaker
+from data.stream import BatchStream
 from data.tally import Tally
 from tests.training.runs import WITH_BTMLM
 from training.config import Recipe
@@ -229,12 +230,11 @@ def test_workers_make_the_same_arrays_as_the_run_itself_and_ignore_its_signals(
     streams = streams_for(small_recipe, ranks=2, only=1, workers=workers)
     try:
         found = all_steps(streams, 1)
-        pool = streams[0]._pool
-        assert pool is not None and len(pool._processes) == workers
-        for process in pool._processes.values():
+        processes = processes_of(streams[0])
+        assert len(processes) == workers
+        for process in processes:
             for number in (signal.SIGTERM, signal.SIGINT):
-                assert process.pid is not None
-                os.kill(process.pid, number)
+                os.kill(process, number)
         # The planner of a stream goes on where it is: feed back from the second step on.
         for step in range(2, 7):
             microbatches = streams[0].next()
@@ -250,11 +250,11 @@ def test_workers_make_the_same_arrays_as_the_run_itself_and_ignore_its_signals(
 RUN = """
 import sys, time
 from pathlib import Path
-from tests.data.test_stream import streams_for
+from tests.data.test_stream import processes_of, streams_for
 if __name__ == "__main__":
     (stream,) = streams_for(Path(sys.argv[1]), workers=2)
     stream.next()
-    print(*stream._pool._processes, flush=True)
+    print(*processes_of(stream), flush=True)
     time.sleep(60)
 """
 
@@ -279,6 +279,24 @@ def test_workers_end_when_their_run_is_killed(small_recipe: Path, tmp_path: Path
     assert not any(alive(worker) for worker in workers)
 
 
+def test_a_worker_that_is_gone_ends_the_run_with_one_message(small_recipe: Path) -> None:
+    (stream,) = streams_for(small_recipe, workers=2)
+    try:
+        with pytest.raises(UserError, match="a process that makes batches was ended from outside"):
+            for step in range(1, LAG + 4):
+                tokens = sum(microbatch.tally for microbatch in stream.next())[:, Tally.TOKENS]
+                stream._planner.feedback(step, tokens)
+                if step == 1:
+                    os.kill(processes_of(stream)[0], signal.SIGKILL)
+    finally:
+        stream.close()
+
+
+def processes_of(stream: BatchStream) -> list[int]:
+    assert stream._workers is not None
+    return list(stream._workers.pool._processes)
+
+
 def alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
@@ -292,13 +310,14 @@ def test_an_id_outside_of_the_vocabulary_never_leaves_for_the_model(
     small_recipe: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
 ) -> None:
     (stream,) = streams_for(small_recipe)
-    read = Corpus.ids
+    read = Corpus._ids.func  # type: ignore[attr-defined]
 
-    def damaged(corpus: Corpus, segment: int) -> np.ndarray:
-        ids = read(corpus, segment).copy()
-        ids[-1:] = wrong
-        return ids
+    def damaged(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+        ends, ids = read(corpus)
+        ids = np.array(ids)
+        ids[np.asarray(ends)[1:] - 1] = wrong
+        return ends, ids
 
-    monkeypatch.setattr(Corpus, "ids", damaged)
+    monkeypatch.setattr(Corpus, "_ids", property(damaged))
     with pytest.raises(UserError, match="holds ids outside of its vocabulary.*--rebuild"):
         stream.next()

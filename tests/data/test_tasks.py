@@ -5,7 +5,7 @@ import pytest
 
 from data.sampling import streams_of
 from data.shares import Shares
-from data.task import Draw, TaskConfig, TextSegment
+from data.task import Draw, TaskConfig
 from data.tasks import (
     CrossAttentionMaskedConfig,
     MaskedConfig,
@@ -15,13 +15,14 @@ from data.tasks import (
     make_tlm,
     make_translation_alignment,
 )
-from tests.data.drawn import draw, pair
+from data.texts import TextSegment
+from tests.data.drawn import corpus_of, draw, made_of, pair, segments_of
 
 
 def test_mmlm_predicts_what_it_hides(world):
     _, store, material = world
     segment = pair(store)[0]
-    (document,) = make_mmlm([segment], draw(0), material, MaskedConfig()).example.documents
+    (document,) = made_of(make_mmlm, [segment], draw(0), material, MaskedConfig()).example.documents
     assert document.token_ids[0] == 0 and document.token_ids[-1] == 2
     assert document.context_length == len(document.token_ids) == len(segment.ids) + 2
     restored = document.token_ids.copy()
@@ -35,8 +36,8 @@ def test_tlm_has_the_pair_layout_and_predicts_ordinary_tokens_of_both_sides(worl
     segments = pair(store)
     orders, sides = set(), set()
     for record in range(60):
-        (document,) = make_tlm(
-            segments, draw(record), material, MaskedConfig(mask_rate=0.3)
+        (document,) = made_of(
+            make_tlm, segments, draw(record), material, MaskedConfig(mask_rate=0.3)
         ).example.documents
         restored = document.token_ids.copy()
         restored[document.predicted] = document.targets
@@ -57,7 +58,7 @@ def test_camlm_reads_one_side_from_the_unmasked_tokens_of_the_other(world):
     segments = pair(store)
     mask = material.tokenizer.mask_id
     for record in range(30):
-        made = make_camlm(segments, draw(record), material, CrossAttentionMaskedConfig())
+        made = made_of(make_camlm, segments, draw(record), material, CrossAttentionMaskedConfig())
         one, other = made.example.documents
         assert len(one.token_ids) + len(other.token_ids) == sum(len(s.ids) + 2 for s in segments)
         whole = {}
@@ -83,18 +84,18 @@ def test_a_pair_that_is_too_long_loses_the_longer_sides_end_first(world):
     short, long = pair(store)[0], pair(store)[1]
     short = short._replace(ids=short.ids[:5])
     long = long._replace(ids=np.resize(long.ids, 500))
-    (document,) = make_tlm([short, long], draw(0), material, MaskedConfig()).example.documents
+    (document,) = made_of(make_tlm, [short, long], draw(0), material, MaskedConfig()).example.documents
     assert len(document.token_ids) == 64
     assert (document.language == short.language).sum() == 7
     both = [s._replace(ids=np.resize(s.ids, 500)) for s in (short, long)]
-    (document,) = make_tlm(both, draw(0), material, MaskedConfig()).example.documents
+    (document,) = made_of(make_tlm, both, draw(0), material, MaskedConfig()).example.documents
     assert np.bincount(document.language)[[short.language, long.language]].tolist() == [32, 32]
 
 
 def test_alignment_compares_the_two_texts_and_carries_their_group(world):
     _, store, material = world
     segments = pair(store)
-    example = make_translation_alignment(segments, draw(0), material, TaskConfig()).example
+    example = made_of(make_translation_alignment, segments, draw(0), material, TaskConfig()).example
     assert example.pairs == [(0, 1)] and example.group == 7
     assert {d.language for d in example.documents} == {s.language for s in segments}
 
@@ -109,29 +110,34 @@ def test_further_texts_of_a_row_are_distinct_fit_their_room_and_are_all_compared
         for epoch in (0, 1):
             records = np.arange(min(len(stream), 10))
             for record, room in zip(records, stream.room(records, epoch, 1, 64), strict=True):
-                corpus = corpora[stream.corpora[record]]
-                found = stream.segments_of(int(record), epoch, 1)
-                assert found[:2] == [side[record] for side in stream.segments]
+                corpus = corpora[corpus_of(stream, record)]
+                found = segments_of(stream, record, epoch)
+                assert found[:2] == [side[record] for side in stream.parts[0].sides]
                 assert len(set(found)) == len(found) <= 5
                 assert len({corpus.segment_record[s] for s in found}) == 1
                 segments = [TextSegment(int(corpus.segment_language[s]), corpus.ids(s), "", 7) for s in found]
                 draw = Draw(1, number, stream.name, int(record), epoch, int(room))
-                example = make_translation_alignment(segments, draw, material, config).example
+                example = made_of(make_translation_alignment, segments, draw, material, config).example
                 assert example.tokens == room
                 assert len(example.pairs) == len(found) * (len(found) - 1) // 2
                 sizes.add(len(found))
     assert 5 in sizes
-    drawn = [tuple(streams[0].segments_of(0, epoch, 1)[2:]) for epoch in range(8)]
+    drawn = [tuple(segments_of(streams[0], 0, epoch)[2:]) for epoch in range(8)]
     assert len(set(drawn)) > 4
 
 
 def test_the_same_draw_makes_the_same_example_and_another_epoch_another(world):
     _, store, material = world
     segments = pair(store)
-    again = [make_camlm(segments, draw(4), material, CrossAttentionMaskedConfig()).example for _ in range(2)]
+    again = [
+        made_of(make_camlm, segments, draw(4), material, CrossAttentionMaskedConfig()).example
+        for _ in range(2)
+    ]
     for one, other in zip(again[0].documents, again[1].documents, strict=True):
         assert np.array_equal(one.token_ids, other.token_ids) and np.array_equal(one.targets, other.targets)
-    later = make_camlm(segments, draw(4)._replace(epoch=1), material, CrossAttentionMaskedConfig()).example
+    later = made_of(
+        make_camlm, segments, draw(4)._replace(epoch=1), material, CrossAttentionMaskedConfig()
+    ).example
     assert later.documents[0].targets.tolist() != again[0].documents[0].targets.tolist()
 
 
@@ -143,12 +149,13 @@ def test_no_example_needs_more_than_the_room_that_is_set_aside(world):
         records = np.arange(min(len(stream), 20))
         rooms = stream.room(records, 0, 1, 64)
         for record, room in zip(records.tolist(), rooms.tolist(), strict=True):
-            corpus = corpora[stream.corpora[record]]
+            corpus = corpora[corpus_of(stream, record)]
             segments = [
                 TextSegment(int(corpus.segment_language[s]), corpus.ids(s), corpus.text(s), 0)
-                for s in stream.segments_of(record, 0, 1)
+                for s in segments_of(stream, record)
             ]
-            made = stream.task.make(
+            made = made_of(
+                stream.task.make,
                 segments,
                 Draw(1, number, stream.name, record, 0, room),
                 material,
@@ -169,7 +176,7 @@ def test_streams_hold_every_record_of_the_training_corpora_and_none_that_is_held
     both &= set(rows.segment_record[rows.segment_language == store.languages.index("en")])
     assert len(streams["tlm/de-en"]) == len(both)
     held_out = list(store.corpora).index("test")
-    assert all(held_out not in s.corpora for s in streams.values())
+    assert held_out not in {part.corpus for s in streams.values() for part in s.parts}
     assert streams["tlm/de-en"].languages == ("de", "en") and streams["mmlm/de"].languages == ("de",)
     texts = sum(len(s) for s in streams.values() if s.task.name == "mixed_alignment")
     assert texts == len(rows.segment_language) + len(sentences.segment_language)
@@ -192,5 +199,7 @@ def test_shares_split_sides_evenly_then_by_weight_then_by_temperature(world):
         }
     )
     members = [i for i, s in enumerate(streams) if s.task.name == "mmlm"]
-    tokens = np.array([float(streams[i].lengths[0].sum()) for i in members])
+    corpus = store.corpora["sentences"]
+    tokens = np.bincount(corpus.segment_language, corpus.segment_lengths)
+    tokens = np.array([tokens[store.languages.index(streams[i].languages[0])] for i in members])
     assert shares[members] / shares[members].sum() == pytest.approx(tokens**0.3 / (tokens**0.3).sum())

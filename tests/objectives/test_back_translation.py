@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from data.batch import PackedBatch
-from data.packing import Document, Example, pack
+from data.laid import Document, Example
+from data.packing import pack
 from model.generation import Decoding
 from objectives.back_translation import Health, PseudoTokens, health_figures, health_of
 from objectives.second_language import ScriptTables

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.batch import PackedBatch
-from data.packing import Document, Example, pack
+from data.laid import Document, Example
+from data.packing import pack
 from objectives.second_language import ScriptTables, UseOfIds, of_one_language, of_the_language
 from tests.objectives.test_back_translation import asking, generation_of
 

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from data.batch import PackedBatch
-from data.packing import Document, Example, pack
+from data.laid import Document, Example
+from data.packing import pack
 from data.recipe import parse_recipe, read_recipe
 from model.attention import SHORT
 from model.layout import BucketedLayout, make_layout

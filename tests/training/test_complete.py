@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.microbatch import Microbatch
 from data.planner import LAG
-from data.stream import BatchStream, Microbatch
+from data.stream import BatchStream
 from tests.training.runs import column, final_weights, numbers, train
 from tests.training.test_resume import after_step, die
 from training.checkpoint import checkpoints_in, find

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from data.microbatch import Microbatch
 from data.recipe import UserError, parse_recipe, read_recipe
-from data.stream import BatchStream, Microbatch
+from data.stream import BatchStream
 from data.tally import Tally
 from model.huggingface import write_folder
 from model.parallel.split import split_of

@@ -1,0 +1,58 @@
+"""Word by word the ids are those of the whole text, whatever stands in it; what was seen is not encoded again."""
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data.words import WordEncoder
+
+# Characters that reach over a space, or become one, or none: marks, joiners, selectors, prepended signs, odd spaces.
+ODD = "a b\u0301\u0300 \u200d\ufe0f\u0600\u06dd\u0bcb \u00a0\u3000\u2028\u0085\t\r\n\u200b\u00ad\ufeffßİŉ①ﬁ가각จำ日本"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return world[2].tokenizer
+
+
+def test_of_real_texts_with_words_of_many_languages(world, tokenizer):
+    corpus = world[1].corpora["rows"]
+    texts = [corpus.text(s) for s in range(0, corpus.segments, 5)]
+    encode = WordEncoder(tokenizer)
+    assert tokenizer.cuts_at_spaces
+    for batch in (texts[:100], texts, []):
+        for found, whole in zip(encode(batch), tokenizer.encode(batch), strict=True):
+            assert found.dtype == whole.dtype == np.int32 and np.array_equal(found, whole)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.text(st.sampled_from(ODD), max_size=12), max_size=4))
+@example(["a \u0301b", "\u0600 a", " a  b ", "", " ", "a\u200d b", "\u00a0 a", "a \u00a0"])
+def test_of_texts_whose_characters_meet_over_spaces(tokenizer, texts):
+    for found, whole in zip(WordEncoder(tokenizer)(texts), tokenizer.encode(texts), strict=True):
+        assert np.array_equal(found, whole)
+
+
+def test_a_word_that_was_seen_is_not_encoded_again(tokenizer):
+    asked = []
+
+    class Asked:
+        cuts_at_spaces = True
+
+        def encode(self, texts):
+            asked.extend(texts)
+            return tokenizer.encode(texts)
+
+    encode = WordEncoder(Asked())
+    encode(["the door is open", "the door"])
+    encode(["is the window open"])
+    assert sorted(asked) == ["door", "is", "open", "the", "window"]
+
+
+def test_a_tokenizer_that_sees_beyond_words_gets_whole_texts(tokenizer):
+    class Whole:
+        cuts_at_spaces = False
+        encode = staticmethod(lambda texts: [np.array([len(text)], np.int32) for text in texts])
+
+    assert [ids.tolist() for ids in WordEncoder(Whole())(["a b", "c"])] == [[3], [1]]
