@@ -16,12 +16,18 @@ class Unavailable(Exception):  # noqa: N818 (not an error: the table says it)
 
 
 class Process:
-    """``python -m MODULE ARGUMENTS``, which runs ``answer_requests``."""
+    """``python -m MODULE ARGUMENTS``, which runs ``answer_requests``, under this interpreter or another."""
 
-    def __init__(self, module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        python: str = sys.executable,
+    ) -> None:
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

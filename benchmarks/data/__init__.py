@@ -1,0 +1,1 @@
+"""How fast tokens come from a store to a batch, beside others (python -m benchmarks.data)."""
