@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pretrain
 from model import tensor_file
@@ -115,3 +118,62 @@ def test_a_disk_too_full_for_the_event_does_not_end_the_run(
     train(small_recipe, tmp_path, *SETTINGS, "steps=2", ranks=1, stage=1, probe=probe)
     assert "nor could that be written to events.jsonl" in capfd.readouterr().out
     assert [path.name[-1] for path in checkpoints_in(tmp_path / "small" / "checkpoints")] == ["2"]
+
+
+class SmallDisk:
+    """A file system in memory with an end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self._mount("size=1g")
+
+    def resize(self, size: int) -> None:
+        self._mount(f"remount,size={size // 1024}k")
+
+    def _mount(self, options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip("there is no mount command")
+        if done.returncode:
+            pytest.skip(f"no small disk can be mounted: {done.stderr.strip()}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    disk = SmallDisk(tmp_path / "disk")
+    yield disk
+    subprocess.run(["umount", disk.folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_really_full_ends_the_run_with_its_last_save_and_room_lets_it_go_on(
+    small_recipe: Path, tmp_path: Path, small_disk: SmallDisk
+) -> None:
+    settings = [f"--set={each}" for each in SETTINGS]
+    assert all(
+        done.status == 0
+        for done in call(pretrain.main, "--recipe", small_recipe, "--runs", tmp_path, *settings, ranks=2)
+    )
+    whole = tmp_path / "small"
+    used = shutil.disk_usage(small_disk.folder)
+    needed = sum(file.stat().st_size for file in whole.rglob("*") if file.is_file())
+    of_one = sum(file.stat().st_size for file in find(whole).path.rglob("*") if file.is_file())
+    small_disk.resize(
+        used.used + needed - of_one * 3 // 2
+    )  # the first two checkpoints fit, and half of the third
+    command = ["--recipe", small_recipe, "--runs", small_disk.folder, *settings]
+    first, other = call(pretrain.main, *command, ranks=2)
+    assert first.status == other.status == 2 and "No space left on device" in first.error
+    assert "step 3 could not be saved and training goes on" in first.out
+    run = small_disk.folder / "small"
+    assert [path.name[-1] for path in checkpoints_in(run / "checkpoints")] == ["2", "1"]
+    assert newest(run / "checkpoints").faults == []  # type: ignore[union-attr]
+    assert not list(run.rglob("writing-*"))
+    small_disk.resize(used.used + 2 * needed)
+    first, other = call(pretrain.main, *command, ranks=2)
+    assert first.status == other.status == 0, first.error
+    mine, theirs = final_weights(run), final_weights(whole)
+    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
