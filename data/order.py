@@ -51,14 +51,20 @@ class Order:
         # (S,) the cursors at which streams have come to their end
         self.ends = np.array([np.iinfo(np.int64).max if end is None else end for end in ends])
         self._known = [_NOTHING] * len(streams)
+        # The next ones of each stream as Python's numbers, after how many others: for those who ask one by one.
+        self._rows: list[tuple[int, list[tuple[int, int, int]]]] = [(0, []) for _ in streams]
 
     def record(self, number: int, cursor: int) -> tuple[int, int, int]:
         """The record of a stream at ``cursor`` as (record, epoch, room)."""
-        known = self._known[number]
-        if not known.first <= cursor < known.end:
-            known = self._known[number] = self._looked_up([(number, cursor, _AHEAD, True)])[0]
-        at = cursor - known.first
-        return int(known.records[at]), int(known.epochs[at]), int(known.rooms[at])
+        first, rows = self._rows[number]
+        if not first <= cursor < first + len(rows):
+            known = self._known[number]
+            if not known.first <= cursor < known.end:
+                known = self._known[number] = self._looked_up([(number, cursor, _AHEAD, True)])[0]
+            here = slice(cursor - known.first, cursor - known.first + _AHEAD)
+            first, rows = cursor, list(zip(*(column[here].tolist() for column in known[1:]), strict=True))
+            self._rows[number] = first, rows
+        return rows[cursor - first]
 
     def up_to(self, cursors: np.ndarray, tokens: np.ndarray) -> list[Stretch]:
         """Of every stream the records from its cursor (S,) on that ``tokens`` (S,) hold, as many as there are."""

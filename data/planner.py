@@ -296,21 +296,26 @@ class Planner:
         queues = [[(-need[i], i) for i in members] for members in self._of_task]
         for queue in queues:
             heapq.heapify(queue)
-        owed = [float(need[members].sum()) for members in self._of_task]
+        tasks = [(-float(need[members].sum()), task) for task, members in enumerate(self._of_task)]
+        heapq.heapify(tasks)
         chosen: list[tuple[int, int, int, int, int]] = []
-        while any(queues) and rows.largest > 0:
-            task = max((t for t, queue in enumerate(queues) if queue), key=owed.__getitem__)
-            less, i = heapq.heappop(queues[task])
-            if less >= credit or shares[i] == 0 or places[i] >= self._ends[i]:
+        while tasks and rows.largest > 0:
+            less_of_task, task = tasks[0]
+            queue = queues[task]
+            less, i = queue[0]
+            row = None
+            if less < credit and shares[i] > 0 and places[i] < self._ends[i]:
+                record, epoch, room = self._order.record(i, places[i])
+                row = rows.take(room)
+            if row is not None:
+                places[i] += 1
+                chosen.append((i, record, epoch, room, row))
+                heapq.heapreplace(queue, (less + room, i))
+                heapq.heapreplace(tasks, (less_of_task + room, task))
                 continue
-            record, epoch, room = self._order.record(i, places[i])
-            row = rows.take(room)
-            if row is None:
-                continue
-            places[i] += 1
-            owed[task] -= room
-            chosen.append((i, record, epoch, room, row))
-            heapq.heappush(queues[task], (less + room, i))
+            heapq.heappop(queue)  # it is done
+            if not queue:
+                heapq.heappop(tasks)
         return np.array(chosen, dtype=np.int64).reshape(-1, 5)
 
 

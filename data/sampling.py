@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -128,13 +129,18 @@ class Stream:
         rows = part.segment_record[taken[:, 0]]
         starts = part.record_starts[rows]
         sizes = (part.record_starts[rows + 1] - starts).astype(np.uint64)
-        drawn = np.empty((len(records), self.further), np.int64)
-        for number in range(self.further):
-            draws = hashed(key(seed, self.name, epoch, "further", number), records)
-            segments = starts + (draws % sizes).astype(np.int64)
-            before = np.concatenate([taken, drawn[:, :number]], axis=1)
-            drawn[:, number] = np.where((before == segments[:, None]).any(1), -1, segments)
-        return drawn
+        draws = hashed(_keys_of_draws(seed, self.name, epoch, self.further), records[:, None])
+        segments = starts[:, None] + (draws % sizes[:, None]).astype(np.int64)
+        of_record = np.concatenate([taken, segments], axis=1)
+        for column in range(taken.shape[1], of_record.shape[1]):
+            repeated = (of_record[:, :column] == of_record[:, column, None]).any(1)
+            of_record[repeated, column] = -1
+        return of_record[:, taken.shape[1] :]
+
+
+@lru_cache(maxsize=1 << 12)
+def _keys_of_draws(seed: int, stream: str, epoch: int, count: int) -> np.ndarray:
+    return np.array([key(seed, stream, epoch, "further", number) for number in range(count)], np.uint64)
 
 
 def streams_of(
