@@ -17,7 +17,8 @@ from data.back_translation import BackTranslationConfig, make_btmlm, room_of_tex
 from data.keys import sequence
 from data.laid import FIRST_POSITION, Laid, context_documents
 from data.masking import choose, corrupt
-from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment, room_of_text_and_mixed
+from data.mixed_alignment import MixedAlignmentConfig, room_of_text_and_mixed
+from data.mixed_forms import make_mixed_alignment
 from data.ragged import counted, places, row_of_each, starts_of
 from data.recipe import Section
 from data.task import (

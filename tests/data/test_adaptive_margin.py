@@ -13,7 +13,8 @@ from data.adaptive_margin import AdaptiveMarginConfig, make_adaptive_margin
 from data.config import CorpusConfig
 from data.laid import Triplet
 from data.microbatch import MicrobatchMaker
-from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
+from data.mixed_alignment import MixedAlignmentConfig
+from data.mixed_forms import make_mixed_alignment
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.records import ScoredTriplet
 from data.sampling import streams_of

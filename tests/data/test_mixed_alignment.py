@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from data.lexicon import Lexicon
-from data.mixed_alignment import MixedAlignmentConfig, make_mixed_alignment
+from data.mixed_alignment import MixedAlignmentConfig
+from data.mixed_forms import make_mixed_alignment
 from data.packing import pack
 from data.recipe import UserError
 from data.sampling import bilingual_shares, streams_of
