@@ -14,7 +14,7 @@ from data.tasks import (
     TasksConfig,
 )
 from data.texts import TextSegment
-from tests.data.drawn import corpus_of, draw, made_of, pair, segments_of
+from tests.data.drawn import corpus_of, draw, each, made_of, pair, segments_of
 
 
 def test_mixed_text_stands_on_either_side_and_fits_its_room(world):
@@ -114,9 +114,8 @@ def test_the_drawn_generator_makes_way_for_one_that_can_and_weights_decide_where
     ):
         one = material._replace(lexicon=Lexicon(known))
         segments = row_of(one, TWO_SENTENCES)[: 2 if with_row else 1]
-        made = [
-            made_of(make_mixed_alignment, segments, draw(record), one, all_three) for record in range(300)
-        ]
+        draws = [draw(record) for record in range(300)]
+        made = each(make_mixed_alignment, [segments] * 300, draws, one, all_three)
         names = [side.generator for m in made for side in m.mixed]
         assert len(names) == (300 if expected else 0) and all(
             (m.example is None) == (not expected) for m in made

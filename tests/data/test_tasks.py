@@ -16,7 +16,7 @@ from data.tasks import (
     make_translation_alignment,
 )
 from data.texts import TextSegment
-from tests.data.drawn import corpus_of, draw, made_of, pair, segments_of
+from tests.data.drawn import corpus_of, draw, each, made_of, pair, segments_of
 
 
 def test_mmlm_predicts_what_it_hides(world):
@@ -148,19 +148,19 @@ def test_no_example_needs_more_than_the_room_that_is_set_aside(world):
     for number, stream in enumerate(streams[::9]):
         records = np.arange(min(len(stream), 20))
         rooms = stream.room(records, 0, 1, 64)
+        texts, draws = [], []
         for record, room in zip(records.tolist(), rooms.tolist(), strict=True):
             corpus = corpora[corpus_of(stream, record)]
-            segments = [
-                TextSegment(int(corpus.segment_language[s]), corpus.ids(s), corpus.text(s), 0)
-                for s in segments_of(stream, record)
-            ]
-            made = made_of(
-                stream.task.make,
-                segments,
-                Draw(1, number, stream.name, record, 0, room),
-                material,
-                recipe.tasks.enabled()[stream.task.name],
+            texts.append(
+                [
+                    TextSegment(int(corpus.segment_language[s]), corpus.ids(s), corpus.text(s), 0)
+                    for s in segments_of(stream, record)
+                ]
             )
+            draws.append(Draw(1, number, stream.name, record, 0, room))
+        config = recipe.tasks.enabled()[stream.task.name]
+        found = each(stream.task.make, texts, draws, material, config)
+        for made, room in zip(found, rooms.tolist(), strict=True):
             assert made.example is None or made.example.tokens <= room
             if stream.task.name != "mixed_alignment":
                 assert made.example.tokens == room
