@@ -22,6 +22,7 @@ from model.pretraining import PretrainingModel
 from training.activation_sizes import Contents, Cutting, activations, loss_temporaries, pool
 from training.build import DataParts, encoder_config, open_data
 from training.config import Recipe
+from training.cost import Work, times_on_gpus, work_of
 from training.sharding import resolve_sharding
 from training.sizes import WIDTHS, Shapes, States, Zero, elements, states
 from training.traffic import Passes, of_pool, of_tensor, of_zero
@@ -90,6 +91,7 @@ def print_plan(
         *_of_model(recipe, raw, sharding_path, resolved, parts, ranks, data, ids),
         *_of_budgets(recipe, raw, data),
         *_of_bytes(recipe, resolved, parts, ranks),
+        *(lines_of_time(recipe, resolved, parts, ranks) if device == "cuda" else ()),
     ):
         print(line)
 
@@ -196,6 +198,18 @@ def sizes_of(
     )
 
 
+def step_work(recipe: Recipe, resolved: Mapping[str, Any], parts: Parts, data: int) -> Work:
+    """What a rank of ``data`` data ranks has to do in a step; ``parts.contents.squares`` is that of any device."""
+    config, _, shapes, contents, cutting, passes = parts
+    sent = sizes_of(recipe, resolved, parts, data).sent
+    to_data, to_tensor = (
+        sum(size for name, size in sent.items() if name.startswith(to))
+        for to in ("data ranks", "tensor ranks")
+    )
+    zero = Zero.of(resolved, recipe.precision)
+    return work_of(config, shapes, contents, cutting, passes, zero, data, to_data, to_tensor)
+
+
 def _of_model(
     recipe: Recipe,
     raw: RawRecipe,
@@ -299,6 +313,19 @@ def _of_bytes(recipe: Recipe, resolved: Mapping[str, Any], parts: Parts, ranks: 
         yield f"    {stage:<5} {gib[0]:>9} {gib[1]:>10} {gib[2]:>10} {gib[3]:>9} {gib[4]:>16}" + (
             " <- this one" if stage == chosen else ""
         )
+
+
+def lines_of_time(recipe: Recipe, resolved: Mapping[str, Any], parts: Parts, ranks: int) -> Iterator[str]:
+    """What a step costs a rank of ``ranks`` data ranks, and how long GPUs take for it, both by arithmetic."""
+    length = min(TEXT, recipe.maximum_tokens)
+    contents = parts.contents._replace(squares=parts.contents.tokens * length)
+    work = step_work(recipe, resolved, parts._replace(contents=contents), ranks)
+    yield "  time of a step, by arithmetic from data sheets (not measured; training/cost.py), if nothing overlaps:"
+    yield (
+        f"    a rank: {work.operations / 1e12:,.2f} T operations, {(work.moved + work.updated) / 2**30:,.2f} GiB moved,"
+        f" {(work.sent + work.shared) / 2**30:,.3f} GiB sent in {work.messages:,.0f} messages"
+    )
+    yield from times_on_gpus(work, recipe.batch.step_tokens, ranks * parts.cutting.tensor)
 
 
 def _row(name: str, size: int) -> str:

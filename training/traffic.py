@@ -1,4 +1,4 @@
-"""Bytes that a rank sends in a step, by arithmetic.
+"""Bytes that a rank sends in a step, and in how many messages, by arithmetic.
 
 As a ring does it: of n bytes a gather or a reduce-scatter over k ranks sends n (k - 1) / k from each of them, an
 all-reduce both of them. What is smaller than a row of activations (counts, norms, flags) is left out.
@@ -47,6 +47,28 @@ def of_zero(shapes: Shapes, zero: Zero, data: int, passes: Passes) -> dict[str, 
         "weights, gather (at most)": forwards * _ring((whole - stays) * zero.weight, data)
         + _ring(stays * zero.weight, data),
     }
+
+
+def messages_of_zero(shapes: Shapes, zero: Zero, data: int, passes: Passes) -> int:
+    """How often a rank waits for other data ranks; at stage 3 at most: small parameters are gathered together."""
+    if data == 1:
+        return 0
+    sizes = [elements(shape) for shape in shapes.values()]
+    buckets = -(-sum(sizes) // zero.bucket)
+    if zero.stage == 0:
+        return buckets
+    if zero.stage < 3:
+        return (1 if zero.stage == 1 else passes.microbatches) * buckets + 1
+    gathered = sum(size > zero.persists for size in sizes)
+    return passes.microbatches * (buckets + (2 + passes.pool + passes.generation) * gathered) + 1
+
+
+def messages_of_tensor(config: EncoderConfig, cutting: Cutting, passes: Passes) -> int:
+    """How often a rank waits for other tensor ranks: twice a layer in each direction, and with what is run before."""
+    if cutting.tensor == 1:
+        return 0
+    forwards = 2 + cutting.checkpointing + passes.pool + passes.generation
+    return passes.microbatches * 2 * config.layers * forwards * (1 + cutting.sequence)
 
 
 def of_tensor(

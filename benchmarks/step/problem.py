@@ -15,12 +15,13 @@ class Texts(NamedTuple):
         "demo"  # those of the demo's corpora, or "long": consecutive texts joined to 128 to 512 tokens
     )
     ids: int = 32_768  # of the tokenizer
+    cut: int = 0  # tokens of a document at most; 0: 128, of long ones 512
     every: int = 1  # each so many-th line of the demo's files: fewer are prepared sooner
 
     @property
     def longest(self) -> int:
         """Tokens of a document at most."""
-        return 512 if self.lengths == "long" else 128
+        return self.cut or (512 if self.lengths == "long" else 128)
 
 
 class Problem(NamedTuple):

@@ -81,7 +81,7 @@ class _Ranks:
             "WORLD_SIZE": str(ranks),
             "LOCAL_WORLD_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
             "OMP_NUM_THREADS": str(max(1, threads // ranks)),
             "TOKENIZERS_PARALLELISM": "false",
         }
@@ -122,7 +122,8 @@ class _Ranks:
             process.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One at which nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -31,10 +31,10 @@ def data_sections(texts: Texts) -> dict[str, Any]:
     tokenizer = (
         {"train": {"vocabulary_size": texts.ids, "soft_limit": True}}
         if texts.lengths == "demo"
-        else {"path": str(_folder(texts._replace(lengths="demo")) / "store" / "tokenizer")}
+        else {"path": str(_folder(_short(texts)) / "store" / "tokenizer")}
     )
     return {
-        "store": str(folder / "store"),
+        "store": str(folder / (f"store-{texts.cut}" if texts.cut else "store")),
         "maximum_tokens": texts.longest,
         "tokenizer": tokenizer,
         "corpora": {
@@ -55,7 +55,7 @@ def prepare_texts(texts: Texts) -> None:
     if not (folder / "rows.jsonl").exists():
         rows, sentences = _lines("parallel_train", texts), _lines("mono", texts)
         if texts.lengths == "long":
-            prepare_texts(texts._replace(lengths="demo"))
+            prepare_texts(_short(texts))
             count = _count_of(texts)
             rows, sentences = joined_rows(rows, count), joined_sentences(sentences, count)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +105,13 @@ class _Joined(Generic[Part]):
         self._left = int(self._random.integers(_SHORTEST, _LONGEST - 32))  # the last part goes beyond
 
 
+def _short(texts: Texts) -> Texts:
+    """Those that the longer ones are made of."""
+    return texts._replace(lengths="demo", cut=0)
+
+
 def _count_of(texts: Texts) -> Count:
-    tokenizer = Tokenizer.open(_folder(texts._replace(lengths="demo")) / "store" / "tokenizer")
+    tokenizer = Tokenizer.open(_folder(_short(texts)) / "store" / "tokenizer")
     return lambda text: len(tokenizer.encode([text])[0])
 
 

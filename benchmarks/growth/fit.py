@@ -1,0 +1,60 @@
+"""What the measurements say: lines through series, and the machine's rates from the few points that are for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.growth.measure import Measured
+from training.cost import Machine, Work
+
+
+class Line(NamedTuple):
+    """``intercept + slope * size``, and how much of the variance it explains."""
+
+    intercept: float
+    slope: float
+    explained: float  # R squared
+
+
+def line_through(sizes: Sequence[float], values: Sequence[float]) -> Line:
+    """By least squares."""
+    x, y = np.asarray(sizes, float), np.asarray(values, float)
+    slope, intercept = np.polyfit(x, y, 1)
+    rest = y - intercept - slope * x
+    return Line(float(intercept), float(slope), float(1 - rest.var() / y.var()))
+
+
+def machine_of(measured: Sequence[Measured], cores: int) -> Machine:
+    """The rates with which ``parts`` add up to the seconds of ``measured``, in the sense of least relative squares.
+
+    No rate is negative. What no point has anything of, or what takes no time beside the rest, gets an infinite rate.
+    The ranks of a point beyond the ``cores`` share them, see ``foretold``.
+    """
+    from scipy.optimize import nnls
+
+    rows = [[crowding(each, cores) * amount for amount in _amounts(each.work)] for each in measured]
+    times = np.array([each.seconds for each in measured])
+    costs, _ = nnls(np.array(rows) / times[:, None], np.ones(len(measured)))
+    layers, head, attention, memory, call, message = (float(cost) for cost in costs)
+    return Machine(_rate(layers), _rate(head), _rate(attention), _rate(memory), call, _rate(message))
+
+
+def foretold(each: Measured, machine: Machine, cores: int) -> float:
+    """Seconds of a step by the model: ranks that are more than cores take turns on them."""
+    return machine.seconds(each.work) * crowding(each, cores)
+
+
+def crowding(each: Measured, cores: int) -> float:
+    """How many ranks a core has to run."""
+    return max(1.0, each.point.ranks / cores)
+
+
+def _amounts(work: Work) -> list[float]:
+    return [work.layers, work.head, work.attention, work.moved + work.updated, work.calls, work.sent]
+
+
+def _rate(cost: float) -> float:
+    return 1 / cost if cost > 0 else float("inf")
