@@ -7,11 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from data.recipe import UserError, parse_recipe, read_recipe
-from training import environment
-from training.config import Recipe
-from training.sharding import data_ranks, read_sharding, resolve_sharding
-
 
 def main() -> int:
     """Run; returns the exit status: 0 done or stopped on demand, 2 for what only the person can mend."""
@@ -46,6 +41,12 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.world is not None and not arguments.dry_run:
         parser.error("--world belongs to --dry-run; a launcher says how many processes a run has")
+    # Imports stand where their work begins: --help does not wait for the recipe's, a wrong recipe not for torch's.
+    from data.recipe import UserError, parse_recipe, read_recipe
+    from training import environment
+    from training.config import Recipe
+    from training.sharding import data_ranks, read_sharding, resolve_sharding
+
     try:
         raw = read_recipe(arguments.recipe, arguments.set)
         recipe = parse_recipe(raw, Recipe)

@@ -21,9 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from data.index import Rule
 from data.planner import Planner
@@ -255,6 +253,9 @@ def main() -> None:
 
 def _plot(courses: dict[str, dict[str, Course]], path: Path) -> None:
     """The worst stream's distance from its budget over the run so far, step by step."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3), layout="constrained")
     panels = figure.subplots(1, len(courses), sharey=True)
     for axes, (setting, of_setting) in zip(panels, courses.items(), strict=True):

@@ -10,10 +10,8 @@ import re
 import zlib
 from typing import BinaryIO, cast
 
-import pyarrow as pa
-
-# What the readers below raise on a torn or damaged file.
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, pa.ArrowException)
+# What the readers below raise on a torn or damaged file; Arrow's reader of Zstandard an OSError.
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)
 LONGEST_SIGNATURE = 10
 _BUFFER = 1 << 16
 _BZIP2 = re.compile(
@@ -31,6 +29,8 @@ def decompressed(raw: io.BufferedReader) -> BinaryIO:
     if _BZIP2.match(head):
         return cast(BinaryIO, bz2.BZ2File(raw))
     if head.startswith(b"\x28\xb5\x2f\xfd"):
+        import pyarrow as pa  # here: few files are of this kind, and every command would wait for it
+
         packed = pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
         return io.BufferedReader(packed, _BUFFER)
     return raw

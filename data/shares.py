@@ -9,15 +9,17 @@ else to the other side, else to whatever can still be read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.recipe import UserError
-from data.sampling import Stream
 from data.stages import Sampling, SamplingConfig
 from data.tasks import TASKS, TasksConfig
+
+if TYPE_CHECKING:  # a recipe is checked before anything that reads a store is imported
+    from data.sampling import Stream
 
 Decisions = Mapping[str, float]
 

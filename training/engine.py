@@ -102,6 +102,7 @@ def join_world(tensor: int = 1) -> World:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # An extension for inference that would be compiled at the first launch; training never calls it.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _import_muon_uncompiled()
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
@@ -115,6 +116,22 @@ def join_world(tensor: int = 1) -> World:
     groups._init_tp_mesh_device(tensor_model_parallel_size=tensor)
     of_tensor = Axis.of(groups.get_tensor_model_parallel_group())
     return World(Topology(of_tensor, Axis.of(groups.get_data_parallel_group())), device)
+
+
+def _import_muon_uncompiled() -> None:
+    """Import an optimizer of DeepSpeed's that is not used here, without torch's compiler.
+
+    DeepSpeed asks of every optimizer whether it is a Muon. Its module wraps functions in torch.compile while it is
+    imported, and that alone loads the whole compiler: a second or two of each start.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_ = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile_
 
 
 def sharder(sharding: dict[str, Any], world: World) -> Callable[[nn.Parameter], None] | None:

@@ -10,53 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
-from data.batch import PackedBatch
-from data.recipe import UserError, parse_recipe, read_recipe
-from data.store import TokenStore
-from model.generation import Decoding
-from model.huggingface import ModelError, load_weights, read_config
-from model.pretraining import PretrainingModel, PretrainingOutput
+from data.recipe import UserError
 from training import environment
-from training.build import open_data, pseudo_tokens_of
-from training.config import Recipe
-
-
-def model_of(source: Path, recipe_path: str | None) -> tuple[PretrainingModel, Recipe]:
-    """The model of a run, a checkpoint or a Hugging Face folder, and the recipe whose sets measure it."""
-    if not source.exists():
-        raise UserError(f"{source}: there is no such folder.")
-    if (source / "config.json").is_file():
-        recipe = parse_recipe(read_recipe(recipe_path or "recipes/demo.yaml"), Recipe)
-        try:
-            config = read_config(source)
-            weights = load_weights(source, config)
-        except ModelError as error:
-            raise UserError(str(error)) from None
-        model = PretrainingModel(config)
-        missing = model.load_state_dict(weights, strict=False).missing_keys
-        _same_tokenizer(source, recipe)
-        if recipe.evaluation.masked and any(name.startswith("head.") for name in missing):
-            print(f"{source} has no masked-token head: masked accuracy is left out")
-            without = recipe.evaluation.model_copy(update={"masked": ()})
-            recipe = recipe.model_copy(update={"evaluation": without})
-        return model.eval(), recipe
-    from training.export import load_run
-
-    run = load_run(source)
-    chosen = parse_recipe(read_recipe(recipe_path), Recipe) if recipe_path else run.recipe
-    return run.model, chosen
-
-
-def _same_tokenizer(source: Path, recipe: Recipe) -> None:
-    store = TokenStore.open(Path(recipe.store))
-    mine, theirs = source / "tokenizer.json", store.tokenizer_folder / "tokenizer.json"
-    if mine.is_file() and json.loads(mine.read_bytes()) != json.loads(theirs.read_bytes()):
-        raise UserError(
-            f"{source} has another tokenizer than the store {recipe.store}. Prepare a store with tokenizer.path"
-            f" {source} and name its recipe with --recipe."
-        )
 
 
 def main() -> int:
@@ -74,17 +29,38 @@ def main() -> int:
     try:
         if arguments.out and not arguments.out.resolve().parent.is_dir():
             raise UserError(f"--out {arguments.out}: there is no folder {arguments.out.resolve().parent}.")
+        if not arguments.source.exists():
+            raise UserError(f"{arguments.source}: there is no such folder.")
         environment.prepare()
-        model, recipe = model_of(arguments.source, arguments.recipe)
-        data = open_data(recipe, trains=False)
+        figures = _measured(arguments.source, arguments.recipe, arguments.floors)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    from training.tables import print_figures
+
+    print_figures(figures)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _measured(
+    source: Path, recipe_path: str | None, floor_seconds: float | None
+) -> dict[str, dict[str, float]]:
+    """The figures of the model, and of the floors if they are to be trained."""
+    import torch
+
+    from data.batch import PackedBatch
+    from model.generation import Decoding
+    from model.pretraining import PretrainingOutput
+    from training.build import open_data, pseudo_tokens_of
     from training.checkpoint import find
     from training.evaluation import Evaluator
     from training.pseudo_evaluation import Frozen
-    from training.tables import print_figures
+    from training.saved_run import model_of
 
+    model, recipe = model_of(source, recipe_path)
+    data = open_data(recipe, trains=False)
     # An exported model has no vectors of languages, and can not be told in which one to write.
     writes = model.config.languages == len(data.store.languages)
     evaluator = Evaluator(
@@ -92,7 +68,7 @@ def main() -> int:
         recipe.tasks.btmlm if writes else None, pseudo_tokens_of(recipe, data, "cpu") if writes else None,
     )  # fmt: skip
     if evaluator.pseudo is not None:
-        run = find(arguments.source).path.parent.parent
+        run = find(source).path.parent.parent
         evaluator.pseudo.frozen = Frozen.read(run, evaluator.pseudo.fingerprint, sys.maxsize)
 
     def forward(batch: PackedBatch, sentence_vectors_only: bool) -> PretrainingOutput:
@@ -103,14 +79,11 @@ def main() -> int:
 
     with torch.no_grad():
         figures = {"model": evaluator(forward, generate)}
-    if arguments.floors is not None:
+    if floor_seconds is not None:
         from training.floor_figures import floor_figures
 
-        figures |= floor_figures(data, recipe, arguments.floors)
-    print_figures(figures)
-    if arguments.out:
-        arguments.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return 0
+        figures |= floor_figures(data, recipe, floor_seconds)
+    return figures
 
 
 if __name__ == "__main__":

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 POINTS = 1500  # of one curve; longer runs are thinned, so that the page stays small
 
@@ -79,7 +77,9 @@ def share_bars(title: str, scalars: Mapping[str, float], tasks: Sequence[str]) -
     return _image(figure, title)
 
 
-def _canvas(title: str) -> tuple[Figure, Any]:
+def _canvas(title: str) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # here: who asks for a report of nothing need not wait for it
+
     figure = Figure(figsize=(5.6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10)
@@ -88,7 +88,9 @@ def _canvas(title: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _image(figure: Figure, title: str) -> str:
+def _image(figure: Any, title: str) -> str:
+    import matplotlib
+
     # As an image of its own, because ids of several SVGs in one page collide; without a date, so that the
     # same run gives the same page.
     out = io.BytesIO()

@@ -10,6 +10,7 @@ from typing import Any
 from training.config import Recipe
 from training.engine import Engine, World
 from training.metrics import Telemetry
+from training.start_up import StartUp
 
 
 class Narration:
@@ -51,6 +52,13 @@ class Narration:
         if step >= self._recipe.steps:
             self._telemetry.say("every step is done; for more of them: --set steps=N")
         self._telemetry.event("resume", step=step, path=path, passed_over=faults)
+
+    def started(self, step: int, start: StartUp) -> None:
+        """``step``, the first of this start, is done: where the time went until then."""
+        seconds = {part: round(took, 2) for part, took in start.seconds.items()}
+        self._telemetry.event("start_up", step=step, seconds=seconds, total=round(start.total, 2))
+        parts = ", ".join(f"{part} {took:.1f}" for part, took in seconds.items() if took >= 0.05)
+        self._telemetry.say(f"{start.total:.1f} s from the launch to the end of step {step}: {parts}")
 
     def not_saved(self, step: int, faults: list[str]) -> None:
         """The disk did not take the checkpoint of ``step``; it may not take the event either."""

@@ -9,6 +9,7 @@ goes on.
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -258,13 +259,13 @@ def _column(steps: Steps, key: str) -> Points:
     return [(int(s["step"]), s[key]) for s in steps if math.isfinite(s.get(key, math.nan))]
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """``python -m training.report RUN``."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m training.report RUN    (RUN: the folder of a run)", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python -m training.report", description="One page about a run.")
+    parser.add_argument("run", type=Path, help="the folder of a run")
+    given = parser.parse_args(arguments)
     try:
-        print(write_report(arguments[0]))
+        print(write_report(given.run))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -272,4 +273,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

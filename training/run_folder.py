@@ -9,7 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -65,15 +65,21 @@ def describe(
 
 
 def _environment() -> dict[str, Any]:
-    versions = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in _LIBRARIES}
     names = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "NCCL_DEBUG", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "cores": os.cpu_count(),
-        "libraries": dict(sorted(versions.items())),
+        "libraries": {name: found for name in _LIBRARIES if (found := _version(name)) is not None},
         "environment": {name: os.environ[name] for name in names if name in os.environ},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def _git() -> dict[str, Any]:

@@ -49,6 +49,7 @@ from training.resumption import restore, state_of_run, state_to_go_on_from
 from training.schedule import learning_rate
 from training.sharding import data_ranks, resolve_sharding
 from training.shared_batches import SharedBatches
+from training.start_up import StartUp
 from training.step import (
     StepLosses,
     StepMargins,
@@ -69,6 +70,8 @@ class Trainer:
         self, recipe: Recipe, raw: RawRecipe, sharding: dict[str, Any], sharding_path: Path, runs: Path
     ) -> None:
         """Build the run; what is wrong with it is said here, before the first step."""
+        self.start_up = StartUp()
+        self.start_up.ends("imports")
         self.recipe = recipe
         data_ranks(recipe, int(os.environ["WORLD_SIZE"]))
         self.world: World = join_world(recipe.parallel.tensor)
@@ -125,23 +128,27 @@ class Trainer:
         if found is not None:
             self.narration.resumed(found[0].path, self.done, found[0].faults)
         self.requests = Requests(self.folder, first=self.world.first)
+        self.start_up.ends("build")
 
     def fit(self) -> None:
         """Train to the recipe's last step, or until somebody asks to stop; the newest state is always saved."""
         self.requests.listen()
         self._dry_batch()
+        self.start_up.ends("dry batch")
         if self.done == 0 and self.recipe.evaluation.before:
             self._evaluate()
         elif self.done >= self.recipe.steps or (self.done > 0 and self.decisions.waits_for(self.done)):
             self._make_up_evaluation()
-        skipped = 0
+        self.start_up.ends("evaluation")
+        first, skipped = self.done + 1, 0
         complete: str | None = None
-        for step in range(self.done + 1, self.recipe.steps + 1):
+        for step in range(first, self.recipe.steps + 1):
             complete = self._converged()
             if complete:
                 break
             started = time.perf_counter()
             microbatches = self.batches.next()
+            self.start_up.ends("first batch")
             if self.planner.exhausted(step):
                 complete = "every corpus is read as often as sampling.maximum_epochs allows"
                 break
@@ -167,6 +174,9 @@ class Trainer:
                 )
                 | self.margins.scalars(losses.gaps)
             )  # fmt: skip
+            if step == first:
+                self.start_up.ends("first step")
+                self.narration.started(step, self.start_up)
             self.margins.update(losses.gaps)  # from the next step on
             skipped = skipped + 1 if outcome.skipped else 0
             if outcome.skipped:

@@ -18,9 +18,7 @@ from benchmarks.ablation.report import write_report
 from benchmarks.ablation.runs import Launch, results_of, run_all
 from benchmarks.ablation.table import plain, table_of
 from benchmarks.turns.machine import cores
-from data.prepare import prepare
 from data.recipe import UserError
-from data.store import TokenStore
 
 PLAN = Path(__file__).parent / "plan.yaml"
 
@@ -54,6 +52,9 @@ def _ablation(given: argparse.Namespace) -> int:
     # Every variant is checked before anything is spent on the first; the store's fingerprint is not known yet.
     runs_of(plan, preset, seeds, given.set, store="")
     recipe = base_recipe(plan, preset, given.set)
+    from data.prepare import prepare
+    from data.store import TokenStore
+
     store = TokenStore.open(Path(recipe.store)) if given.report else prepare(recipe)
     runs = runs_of(plan, preset, seeds, given.set, store.fingerprint)
     folder = given.runs / given.preset

@@ -12,8 +12,6 @@ from pydantic import Field, model_validator
 from data.config import DataConfig, Name, Text
 from data.recipe import RawRecipe, Section, UserError, parse_recipe, read_recipe
 from data.sources import near
-from data.store import digest_of_values
-from data.teaching import read_manifest
 from training.config import Recipe
 
 T = TypeVar("T")
@@ -151,6 +149,9 @@ def _run(
 
 def _digest(recipe: Recipe, store: str) -> str:
     """Of all settings, of the data and of what a teacher said: what makes it this run and no other."""
+    from data.store import digest_of_values
+    from data.teaching import read_manifest
+
     settings = recipe.model_dump(mode="json", exclude={"name", "store", "log", "checkpoint", "workers"})
     teachers = (
         getattr(task, "teacher", None)

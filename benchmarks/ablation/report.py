@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.ablation.clock import Commands
-from benchmarks.ablation.figure import svg
 from benchmarks.ablation.table import Table, as_json, markdown
 from training.config import Recipe
 from training.console import duration
@@ -24,6 +23,8 @@ READING = (
 
 def write_report(table: Table, out: Path, preset: str, seeds: Sequence[int], recipe: Recipe) -> None:
     """Write ``out`` with the endings .md, .svg and .json."""
+    from benchmarks.ablation.figure import svg
+
     out.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "benchmarks.ablation", *sys.argv[1:]])
     shape, batch = recipe.model, recipe.batch

@@ -27,9 +27,7 @@ from benchmarks.data.contestants import CONTESTANTS, OTHERS, OURS
 from benchmarks.tables import markdown, plain
 from benchmarks.turns.machine import machine
 from benchmarks.turns.process import Process
-from data.prepare import prepare
 from data.recipe import UserError, parse_recipe, read_recipe
-from data.store import TokenStore
 from training.config import Recipe
 
 RESULTS = Path("benchmarks/results/data")
@@ -110,6 +108,9 @@ def table(results: Sequence[Result]) -> list[list[str]]:
 def write_texts(recipe_path: Path, folder: Path) -> str:
     """Prepare the recipe's store and write its training texts for all contestants; returns what they are."""
     recipe = parse_recipe(read_recipe(recipe_path), Recipe)
+    from data.prepare import prepare
+    from data.store import TokenStore
+
     prepare(recipe)
     store = TokenStore.open(Path(recipe.store))
     parts: list[np.ndarray] = []

@@ -16,8 +16,6 @@ from pathlib import Path
 
 from benchmarks.step.contestants import CONTESTANTS
 from benchmarks.step.problem import PRESETS, Problem
-from benchmarks.step.report import Measured, goals_table, read, table, work_line, write
-from benchmarks.step.rounds import measure_all, steps_of
 from benchmarks.tables import plain
 from benchmarks.turns.machine import cores, machine
 from benchmarks.turns.progress import Progress
@@ -43,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(problems: Sequence[Problem], given: argparse.Namespace) -> int:
+    from benchmarks.step.report import Measured, goals_table, read, table, work_line, write
+    from benchmarks.step.rounds import measure_all, steps_of
+
     name = "step" if given.preset == "full" else f"step-{given.preset}"
     out = given.out or Path("benchmarks/results") / name
     command = shlex.join(["python", "-m", "benchmarks.step", "--preset", given.preset])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 
 from data.config import CorpusConfig
 from data.lines import Advance
-from data.sources.hugging_face import table_rows
 from data.sources.judge import Judge, Row
 from data.sources.places import files_of, files_of_corpus, near
 from data.sources.po import po_rows
@@ -33,13 +32,20 @@ __all__ = [
     "read_corpus",
 ]
 
+
+def _table_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Row]]:
+    from data.sources.hugging_face import table_rows  # Arrow, for those alone who have such a corpus
+
+    return table_rows(config, advance)
+
+
 # format -> its rows; plain text has none
 ROWS: dict[str, Callable[[CorpusConfig, Advance], Iterator[tuple[Where, Row]]]] = {
     "jsonl": json_rows,
     "tsv": tsv_rows,
     "tmx": tmx_rows,
     "po": po_rows,
-    "huggingface": table_rows,
+    "huggingface": _table_rows,
 }
 
 

@@ -23,9 +23,9 @@ from tests.training.runs import WITHOUT_EVALUATION, call, digests, numbers, shar
 from training.checkpoint import checkpoints_in, verify
 from training.evaluate import main as evaluate_main
 from training.evaluation import sentence_batch
-from training.export import load_run
 from training.metrics import METRICS_FILE, read_evaluations, read_events
 from training.run_folder import claim
+from training.saved_run import load_run
 
 pytestmark = pytest.mark.ranks
 

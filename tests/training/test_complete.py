@@ -14,8 +14,8 @@ from data.stream import BatchStream
 from tests.training.runs import column, final_weights, numbers, train
 from tests.training.test_resume import after_step, die
 from training.checkpoint import checkpoints_in, find
-from training.export import load_run
 from training.metrics import read_evaluations, read_events, read_metrics
+from training.saved_run import load_run
 
 pytestmark = pytest.mark.ranks
 

@@ -19,9 +19,9 @@ from tests.ranks import run_on_ranks
 from tests.training.runs import launched
 from training.build import DataParts, build_model, open_data
 from training.config import Recipe
-from training.evaluate import model_of
 from training.evaluation import Evaluator
 from training.masked_scores import MaskedSet
+from training.saved_run import model_of
 
 
 def evaluator(path: Path, *settings: str) -> tuple[Evaluator, DataParts, Recipe]:

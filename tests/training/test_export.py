@@ -17,9 +17,11 @@ from data.recipe import UserError, parse_recipe, read_recipe
 from model.huggingface import load_weights, read_config
 from tests.small_run import write_small_recipe
 from tests.training.runs import WITH_BTMLM, WITHOUT_EVALUATION, call, digests, final_weights, train
-from training import export as export_module
+from training import exported as export_module
 from training.config import Recipe
-from training.export import export, load_run, main
+from training.export import main
+from training.exported import export
+from training.saved_run import load_run
 
 pytestmark = pytest.mark.ranks
 

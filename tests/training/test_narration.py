@@ -12,6 +12,7 @@ from data.recipe import parse_recipe, read_recipe
 from model.parallel.topology import Axis
 from training.config import Recipe
 from training.narration import Narration
+from training.start_up import StartUp
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,21 @@ def test_models_that_lie_on_several_machines_are_told(
     shared = f"over 6 rank(s) of {tensor} tensor ranks each" if tensor > 1 else "over 6 rank(s) on"
     assert shared in said[0]
     assert any("over the network in every layer" in line for line in said) is warned
+
+
+def test_a_start_says_where_its_time_went(small_recipe: Path) -> None:
+    start = StartUp()
+    for part in ("imports", "build", "first step", "build"):
+        start.ends(part)
+    said: list[str] = []
+    events: list[tuple[str, dict[str, Any]]] = []
+    telemetry: Any = SimpleNamespace(say=said.append, event=lambda name, **of: events.append((name, of)))
+    recipe = parse_recipe(read_recipe(small_recipe), Recipe)
+    Narration(telemetry, recipe, Path("run")).started(7, start)
+    ((name, details),) = events
+    assert name == "start_up" and details["step"] == 7
+    assert list(details["seconds"]) == ["launcher", "imports", "build", "first step"]
+    assert sum(details["seconds"].values()) == pytest.approx(details["total"], abs=0.05)
+    assert said == [
+        f"{start.total:.1f} s from the launch to the end of step 7: imports {start.seconds['imports']:.1f}"
+    ]

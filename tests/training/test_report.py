@@ -96,7 +96,10 @@ def test_command_prints_where_the_page_lies(tmp_path, capsys):
     record(tmp_path, steps=2)
     assert main([str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
-    assert main([]) == 2 and main(["--help"]) == 2
+    for arguments, status in (([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == status
 
 
 def test_rejected_mixed_texts_are_added_up_by_language_and_by_reason(tmp_path):

@@ -16,8 +16,9 @@ from training import trainer
 from training.checkpoint import checkpoints_in
 from training.config import Recipe
 from training.evaluate import main as evaluate_main
-from training.export import export, load_run
+from training.exported import export
 from training.metrics import read_evaluations, read_events, read_metrics
+from training.saved_run import load_run
 
 pytestmark = pytest.mark.ranks
 

@@ -1,0 +1,56 @@
+"""Every command answers --help and refuses bad input before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+NOWHERE = ["--recipe", "nowhere.yaml"]
+# command -> bad input that is seen without any work
+COMMANDS = {
+    "pretrain": NOWHERE,
+    "benchmarks.ablation": ["--preset", "nowhere"],
+    "benchmarks.data": NOWHERE,
+    "benchmarks.growth": ["--rounds", "0"],
+    "benchmarks.kernels": ["--op", "nowhere"],
+    "benchmarks.step": ["--preset", "nowhere"],
+    "kernels.aot": ["--nowhere"],
+    "training.evaluate": ["nowhere"],
+    "training.export": ["nowhere", "out"],
+    "training.gains": ["nowhere", "nowhere"],
+    "training.report": ["nowhere"],
+}
+# What takes a tenth of a second or more to import; numpy and pydantic are as far as checking a recipe goes.
+HEAVY = (
+    "accelerate", "datasets", "deepspeed", "matplotlib", "pandas", "pyarrow", "scipy", "sentence_transformers",
+    "sklearn", "sympy", "tensorboard", "torch", "transformers", "triton",
+)  # fmt: skip
+DRIVER = """
+import contextlib, io, json, runpy, sys
+name, cases, heavy = json.loads(sys.argv[1])
+answers = []
+for arguments in cases:
+    sys.argv = [name, *arguments]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            runpy.run_module(name, run_name="__main__")
+            status = None
+        except SystemExit as leaving:
+            status = leaving.code
+    answers.append([status, out.getvalue(), err.getvalue(), [one for one in heavy if one in sys.modules]])
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_answers_before_anything_heavy_is_imported(command: str) -> None:
+    request = json.dumps([command, [["--help"], COMMANDS[command]], HEAVY])
+    done = subprocess.run([sys.executable, "-c", DRIVER, request], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    help_, refused = json.loads(done.stdout)
+    assert help_[0] == 0 and "usage:" in help_[1] and help_[3] == []
+    assert refused[0] == 2 and "error: " in refused[2] and "Traceback" not in refused[2]
+    assert refused[3] == []
