@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: env demo test test-all check bench clean
+.PHONY: env demo test test-all check bench guard clean
 
 env: .venv/.installed
 
@@ -35,6 +35,11 @@ bench: env
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.planner
+	$(BIN)/python -m benchmarks.step --preset full --profile
+
+# Did a training step become slower than what it is measured beside? Ratios within one run, never times.
+guard: env
+	$(BIN)/python -m benchmarks.step.guard
 
 # Caches only: runs, stores and the environment are kept.
 clean:

@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument(
         "--deepspeed_config",
         "--deepspeed-config",
-        help="how to shard it (default: ds_configs/cpu.json or zero3.json)",
+        help="how to shard it (default: ds_configs/zero3.json; without GPUs cpu.json, and one_process.json for one)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
@@ -45,24 +45,24 @@ def main() -> int:
     from data.recipe import UserError, parse_recipe, read_recipe
     from training import environment
     from training.config import Recipe
-    from training.sharding import data_ranks, read_sharding, resolve_sharding
+    from training.sharding import data_ranks, read_sharding, resolve_sharding, sharding_file
 
     try:
         raw = read_recipe(arguments.recipe, arguments.set)
         recipe = parse_recipe(raw, Recipe)
         gpu = os.path.exists("/dev/nvidiactl") or arguments.world is not None
-        path = Path(arguments.deepspeed_config or ("ds_configs/zero3.json" if gpu else "ds_configs/cpu.json"))
-        sharding = read_sharding(path)
         environment.prepare()
+        ranks = int(os.environ["WORLD_SIZE"]) if arguments.world is None else arguments.world
+        path = Path(arguments.deepspeed_config or sharding_file(gpu, ranks))
+        sharding = read_sharding(path)
         if arguments.dry_run:
             from training.plan import print_plan
 
             if os.environ["RANK"] == "0":
-                world = int(os.environ["WORLD_SIZE"]) if arguments.world is None else arguments.world
-                print_plan(recipe, raw, sharding, path, world, device="cuda" if gpu else "cpu")
+                print_plan(recipe, raw, sharding, path, ranks, device="cuda" if gpu else "cpu")
             return 0
         # Its errors at once, before torch is imported; the Trainer asks again when it knows the ranks.
-        resolve_sharding(sharding, path, recipe, raw.path, data_ranks(recipe, int(os.environ["WORLD_SIZE"])))
+        resolve_sharding(sharding, path, recipe, raw.path, data_ranks(recipe, ranks))
         from training.trainer import Trainer
 
         Trainer(recipe, raw, sharding, path, arguments.runs).fit()

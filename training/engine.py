@@ -252,7 +252,7 @@ class Engine:
         for parameter in self._engine.module.parameters():
             if parameter.grad is not None:
                 whole = int(split_of(parameter) is None)
-                squares[whole] += parameter.grad.double().square().sum()
+                squares[whole] += torch.linalg.vector_norm(parameter.grad, dtype=torch.float64).square()
         if self.world.tensor.size > 1:
             dist.all_reduce(squares[:1], group=self.world.tensor.group)
         return math.sqrt(float(squares.sum()))

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(problems: Sequence[Problem], given: argparse.Namespace) -> int:
-    from benchmarks.step.report import Measured, goals_table, read, table, work_line, write
+    from benchmarks.step.report import Measured, goals_table, parts_table, read, table, work_line, write
     from benchmarks.step.rounds import measure_all, steps_of
 
     name = "step" if given.preset == "full" else f"step-{given.preset}"
@@ -53,10 +53,14 @@ def _measure(problems: Sequence[Problem], given: argparse.Namespace) -> int:
     progress = Progress(sum(map(steps_of, problems)))
     for problem in problems:
         progress.say(problem.title())
-        found = Measured(problem, where, measure_all(problem, given.threads, progress.step))
+        found = Measured(
+            problem, where, measure_all(problem, given.threads, progress.step, profile=given.profile)
+        )
         kept[problem.title()] = found
         write(out, [kept[title] for title in order if title in kept], command, given.preset)
         progress.say(f"{work_line(found)}\n{plain(table(found))}\n")
+        if given.profile:
+            progress.say(f"{plain(parts_table(found))}\n")
     measured = [kept[title] for title in order if title in kept]
     print(f"{plain(goals_table(measured))}\n\n{out}.md and {out}.json are written")
     return 0
@@ -75,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", choices=list(CONTESTANTS), default=[], help="these contestants only"
     )
+    parser.add_argument("--profile", action="store_true", help="also say where the time of a step goes")
     parser.add_argument("--rounds", type=int, metavar="N", help="instead of the preset's")
     parser.add_argument("--threads", type=int, default=cores(), metavar="N", help="(default: one a core)")
     parser.add_argument("--out", type=Path, help="files to write, without ending")

@@ -49,9 +49,13 @@ class _DataParallel:
         microbatches = recipe.batch.step_tokens // recipe.batch.microbatch_tokens
         self._left = self._accumulation = -(-microbatches // world.ranks)
 
-    def __call__(self, batch: Batch, *, sentence_vectors_only: bool = False) -> PretrainingOutput:
+    def __call__(
+        self, batch: Batch, prediction_weights: Tensor | None = None, *, sentence_vectors_only: bool = False
+    ) -> PretrainingOutput:
         model = self._model if sentence_vectors_only else self._parallel
-        output: PretrainingOutput = model(batch, sentence_vectors_only=sentence_vectors_only)
+        output: PretrainingOutput = model(
+            batch, prediction_weights, sentence_vectors_only=sentence_vectors_only
+        )
         return output
 
     def generate(self, batch: Batch, decoding: Decoding) -> Tensor:

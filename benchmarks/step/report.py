@@ -67,6 +67,24 @@ def table(measured: Measured) -> list[list[str]]:
     return rows
 
 
+def parts_table(measured: Measured) -> list[list[str]]:
+    """Rows of cells: what part of a step's time goes where, of those that were profiled; the largest first."""
+    profiled = [result for result in measured.results if result.parts]
+    sums = [sum(result.parts.values()) for result in profiled]
+    names = {name: 0.0 for result in profiled for name in result.parts}
+    for name in names:
+        names[name] = max(
+            result.parts.get(name, 0) / total for result, total in zip(profiled, sums, strict=True)
+        )
+    rows = [["part of a step's time", *(CONTESTANTS[result.contestant].title for result in profiled)]]
+    for name in sorted(names, key=lambda name: -names[name]):
+        cells = [
+            f"{100 * one.parts.get(name, 0) / total:.1f} %" for one, total in zip(profiled, sums, strict=True)
+        ]
+        rows.append([name, *cells])
+    return rows
+
+
 def goals_table(measured: Sequence[Measured]) -> list[list[str]]:
     """Rows of cells: each goal at each problem it was measured at."""
     rows = [["goal", "at", "bound", "found", ""]]
@@ -91,6 +109,8 @@ def write(out: Path, measured: Sequence[Measured], command: str, preset: str) ->
     page = [f"# What a training step costs, preset {preset}", f"Command: `{command}`", READING, ROWS]
     for one in measured:
         page += [f"## {one.problem.title()}", work_line(one), markdown(table(one))]
+        if any(result.parts for result in one.results):
+            page.append(markdown(parts_table(one)))
     page += ["## Goals", markdown(goals_table(measured))]
     out.with_name(f"{out.name}.md").write_text("\n\n".join(page) + "\n", encoding="utf-8")
     values = {"preset": preset, "command": command, "measured": [_as_json(one) for one in measured]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.step.contestants import CONTESTANTS
@@ -27,6 +27,7 @@ class Result(NamedTuple):
     processor_seconds: tuple[float, ...] = ()  # of all ranks
     peak_bytes: int | None = None  # of all ranks, the most of any round
     work: Work | None = None
+    parts: Mapping[str, float] = {}  # seconds of each part of a step, where a profile was asked for
     unavailable: str = ""  # why there is nothing
 
     def tokens_per_second(self) -> float:
@@ -43,22 +44,32 @@ class Result(NamedTuple):
         )
 
 
-def measure_all(problem: Problem, threads: int, step: Callable[[str], None]) -> list[Result]:
-    """Measure every contestant of ``problem``; ``step`` is told what was done after each of steps_of(problem)."""
+def measure_all(
+    problem: Problem, threads: int, step: Callable[[str], None], *, profile: bool = False
+) -> list[Result]:
+    """Measure every contestant of ``problem``; ``step`` is told what was done after each of steps_of(problem).
+
+    With ``profile`` each runs one step more, under torch's profiler.
+    """
     prepare_texts(problem.texts)
     step("texts are prepared")
     groups: list[_Ranks] = []
     try:
         for name in problem.contestants:
             groups.append(_Ranks(name, threads))
-            groups[-1].ask({**problem._asdict(), "texts": problem.texts._asdict()})
-            step(f"{name}: {groups[-1].result.unavailable or 'ready'}")
+            groups[-1].send({**problem._asdict(), "texts": problem.texts._asdict()})
+        for group in groups:  # they get ready at the same time
+            group.receive()
+            step(f"{group.result.contestant}: {group.result.unavailable or 'ready'}")
         for number in range(problem.rounds):
             for group in groups:
                 if not group.result.unavailable:
                     group.ask({})
                 seconds = group.result.seconds[-1:]
                 step(f"{group.result.contestant}, round {number + 1}: {seconds[0] if seconds else 0:.2f} s")
+        for group in groups if profile else ():
+            if not group.result.unavailable:
+                group.ask({"profile": True})
     finally:
         for group in groups:
             group.close()
@@ -91,13 +102,23 @@ class _Ranks:
         ]
 
     def ask(self, request: dict[str, Any]) -> None:
-        """The same of every rank: they run it together."""
+        """``send``, then ``receive``."""
+        self.send(request)
+        self.receive()
+
+    def send(self, request: dict[str, Any]) -> None:
+        """The same to every rank: they run it together."""
         for process in self._processes:
             process.send(request)
+
+    def receive(self) -> None:
+        """Wait for all ranks and keep what they tell."""
         answers = [process.receive() for process in self._processes]
         faults = [answer["unavailable"] for answer in answers if "unavailable" in answer]
         if faults:
             self.result = self.result._replace(unavailable=faults[0])
+        elif "parts" in answers[0]:
+            self.result = self.result._replace(parts=answers[0]["parts"])
         elif "seconds" in answers[0]:
             self._keep(answers)
         else:

@@ -20,12 +20,11 @@ from training.build import DataParts, build_model, maker_from, open_data, planne
 from training.config import Recipe
 from training.engine import Engine, World, join_world, sharder
 from training.optimizer import build_optimizer
-from training.sharding import read_sharding, resolve_sharding
+from training.sharding import read_sharding, resolve_sharding, sharding_file
 from training.step import run_microbatches, sum_tallies, weights_of
 from training.writing import write_pseudo_tokens
 
 EngineOf = Callable[[Recipe, DataParts, World], Engine]
-_SHARDING = Path("ds_configs/cpu.json")
 _RATE = 1e-4
 
 
@@ -78,8 +77,9 @@ def work_of(tally: Any) -> Work:
 
 
 def sharded(recipe: Recipe, data: DataParts, world: World) -> Engine:
-    """The engine of a run with the project's DeepSpeed file for CPUs."""
-    sharding = resolve_sharding(read_sharding(_SHARDING), _SHARDING, recipe, Path("benchmark"), world.ranks)
+    """The engine of a run with the DeepSpeed file that it takes if none is named."""
+    path = sharding_file(world.device.type == "cuda", world.processes)
+    sharding = resolve_sharding(read_sharding(path), path, recipe, Path("benchmark"), world.ranks)
     model, _ = build_model(recipe, data, settle=sharder(sharding, world))
     optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, world.device)
     return Engine(model, optimizer, sharding, world)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.step.worker CONTESTANT < requests       lines of JSON, both ways
 
-The first request is the problem; the answer says what work a step is. Every further one is a run and its cost. The
-memory is the highest resident one of the whole process during the run, weights and optimizer among it.
+The first request is the problem; the answer says what work a step is. Every further one is a run and its cost, or its
+parts if it asks for a profile. The memory is the highest resident one of the whole process during the run, weights and
+optimizer among it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from benchmarks.step.contestants import CONTESTANTS
 from benchmarks.step.problem import Problem, Step, Texts
+from benchmarks.step.profile import profile
 from benchmarks.turns import memory
 from benchmarks.turns.process import answer_requests
 
@@ -31,7 +33,7 @@ def main(name: str) -> int:
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         nonlocal step
         if step is not None:
-            return measure(step)
+            return {"parts": profile(step)} if request.get("profile") else measure(step)
         step = contestant.build(problem_of(request))
         step()  # what is made at the first step is made: the optimizer's state, ZeRO's trace
         step()
