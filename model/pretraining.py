@@ -167,6 +167,9 @@ class PretrainingModel(nn.Module):
             batch.context_lengths,
             _told_languages(batch),
         ).index_select(0, batch.predicted)
+        self.temperature(
+            hidden
+        )  # not needed, but ZeRO-3 gathers ahead by the order in which ``forward`` uses modules
         languages = batch.language_ids[batch.predicted]
 
         def ids_of(features: Tensor, table: Tensor, bias: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ COMMANDS = {
     "benchmarks.growth": ["--rounds", "0"],
     "benchmarks.kernels": ["--op", "nowhere"],
     "benchmarks.step": ["--preset", "nowhere"],
+    "benchmarks.step.guard": ["--nowhere"],
     "kernels.aot": ["--nowhere"],
     "training.evaluate": ["nowhere"],
     "training.export": ["nowhere", "out"],

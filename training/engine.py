@@ -200,7 +200,10 @@ class Engine:
         sentence_vectors_only: bool = False,
     ) -> PretrainingOutput:
         """The model's forward."""
-        return self._engine(batch, prediction_weights, sentence_vectors_only=sentence_vectors_only)
+        output = self._engine(batch, prediction_weights, sentence_vectors_only=sentence_vectors_only)
+        if not torch.is_grad_enabled():
+            self._forget_recording()
+        return output
 
     def generate(self, batch: Batch, decoding: Decoding) -> Tensor:
         """Ids (M,) for the predicted positions of ``batch``, without gradient and without dropout."""
@@ -209,7 +212,20 @@ class Engine:
         with torch.no_grad():
             ids: Tensor = self._engine(batch, decoding=decoding)
         self._engine.train(training)
+        self._forget_recording()
         return ids
+
+    def _forget_recording(self) -> None:
+        """After a forward without a backward: let stage 3 not take it for a whole pass.
+
+        Stage 3 records in which order a pass uses the modules; from then on it gathers ahead, and keeps what is used
+        again. A recording that ends before the backward is found wrong in every backward, and made anew in every
+        forward: weights are then gathered for each use.
+        """
+        if self.stage == 3:
+            coordinator = self._engine.optimizer.parameter_offload.get_param_coordinator()
+            if coordinator.is_record_trace():
+                coordinator._invalidate_trace()
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""

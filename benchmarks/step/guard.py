@@ -15,11 +15,13 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from benchmarks.step.problem import PRESETS
-from benchmarks.step.rounds import Result, measure_all
 from benchmarks.turns.machine import cores
+
+if TYPE_CHECKING:
+    from benchmarks.step.rounds import Result
 
 TABLE: Final = Path("benchmarks/step/guard.json")
 ALLOWED: Final = 0.75  # of the table's ratio
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measured() -> dict[str, float]:
     """How many times as fast, of each pair."""
+    from benchmarks.step.rounds import measure_all
+
     found: dict[str, float] = {}
     for problem in PRESETS["small"]:
         results = {result.contestant: result for result in measure_all(problem, cores(), lambda _: None)}

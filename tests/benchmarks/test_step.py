@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.step import guard
 from benchmarks.step.documents import Read, by_length, in_turn, padded
 from benchmarks.step.goals import GOALS, verdicts
 from benchmarks.step.problem import PRESETS, XLM_R, Problem, Work
 from benchmarks.step.products import products_of
-from benchmarks.step.report import Measured, goals_table, read, table, write
+from benchmarks.step.profile import OTHER, PYTHON, parts_of
+from benchmarks.step.report import Measured, goals_table, parts_table, read, table, write
 from benchmarks.step.rounds import Result
 from benchmarks.step.run import recipe_of
 from benchmarks.step.texts import joined_rows, joined_sentences
@@ -135,3 +138,72 @@ def test_ranges_of_the_presets_do_not_repeat_a_problem() -> None:
     for problems in PRESETS.values():
         titles = sorted(problem.title() for problem in problems)
         assert all(a != b for a, b in pairwise(titles))
+
+
+# ---- the profile -------------------------------------------------------------------------------------------
+
+
+class Event:
+    def __init__(self, name: str, self_seconds: float, parent: Event | None = None) -> None:
+        self.name, self.self_cpu_time_total, self.cpu_parent = name, 1e6 * self_seconds, parent
+
+
+def test_an_operation_belongs_to_the_innermost_part_that_called_it() -> None:
+    attention = Event("_ShortDocumentsBackward", 1)
+    head = Event("autograd::engine::evaluate_function: X", 1)
+    events = [
+        attention, Event("aten::bmm", 2, attention), Event("aten::mm", 4, Event("aten::linear", 0)),
+        Event("aten::copy_", 8, head), Event("aten::copy_", 16, Event("c10d::allreduce_", 0, attention)),
+    ]  # fmt: skip
+    assert parts_of(events, 40) == {
+        "communication": 16, PYTHON: 9, OTHER: 8, "linear layers": 4, "attention": 3,
+    }  # fmt: skip
+    rows = parts_table(
+        Measured(LARGE, "a machine", [FOUND[0]._replace(parts=parts_of(events, 40)), FOUND[1]])
+    )
+    assert rows[1] == ["communication", "40.0 %"] and [len(row) for row in rows] == [2] * 6
+
+
+def test_the_profiler_finds_the_parts_that_it_is_asked_for() -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    layer = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.LayerNorm(64), torch.nn.GELU())
+    optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        layer(torch.ones(8, 64)).sum().backward()
+        optimizer.step()
+    parts = parts_of(seen.events(), 1e9)
+    assert {"linear layers", "norms", "GELU", "optimizer and norm of the gradient"} <= parts.keys()
+
+
+# ---- the guard ---------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_a_quarter_below_the_table_is_a_regression_and_a_better_one_is_none() -> None:
+    table = {"a": 2.0, "b": 1.0, "c": 0.5}
+    assert guard.regressions({"a": 1.51, "b": 9.0, "c": 0.38}, table) == []
+    assert guard.regressions({"a": 1.49, "b": 0.76, "c": 0.3}, table) == ["a", "c"]
+
+
+def test_the_guard_measures_once_more_before_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = iter([{"a": 2.0}, {"a": 1.0}, {"a": 1.9}, {"a": 1.0}, {"a": 1.2}])
+    monkeypatch.setattr(guard, "TABLE", tmp_path / "guard.json")
+    monkeypatch.setattr(guard, "measured", lambda: next(runs))
+    assert guard.main(["--update"]) == 0
+    assert guard.main([]) == 0 and "measured once more" in capsys.readouterr().out
+    assert guard.main([]) == 1 and "SLOWER" in capsys.readouterr().out
+
+
+def test_the_table_of_the_guard_has_every_pair_and_the_small_preset_measures_it() -> None:
+    found: dict[str, float] = {}
+    for problem in PRESETS["small"]:
+        kind = "alignment" if problem.aligns else "masked"
+        results = {
+            name: Result(name, (1.0,), (1.0,), 1, Work(10 * (number + 1), 1))
+            for number, name in enumerate(problem.contestants)
+        }
+        found |= guard.ratios(kind, results)
+    assert found.keys() == json.loads(guard.TABLE.read_text()).keys()
+    assert found["masked: one against padded"] == pytest.approx(1 / 4)

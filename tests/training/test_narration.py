@@ -10,6 +10,7 @@ import pytest
 
 from data.recipe import parse_recipe, read_recipe
 from model.parallel.topology import Axis
+from training import narration
 from training.config import Recipe
 from training.narration import Narration
 from training.start_up import StartUp
@@ -49,3 +50,20 @@ def test_a_start_says_where_its_time_went(small_recipe: Path) -> None:
     assert said == [
         f"{start.total:.1f} s from the launch to the end of step 7: imports {start.seconds['imports']:.1f}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "able", "warned"), [("bf16", False, True), ("bf16", True, False), ("fp32", False, False)]
+)
+def test_bf16_on_a_processor_without_it_is_told(
+    small_recipe: Path, monkeypatch: pytest.MonkeyPatch, precision: str, able: bool, warned: bool
+) -> None:
+    monkeypatch.setattr(narration, "has_bf16", lambda: able)
+    monkeypatch.setenv("LOCAL_SIZE", "1")
+    said: list[str] = []
+    telemetry: Any = SimpleNamespace(say=said.append)
+    engine: Any = SimpleNamespace(stage=3, accumulation=2)
+    world: Any = SimpleNamespace(ranks=1, device=SimpleNamespace(type="cpu"), tensor=Axis(0, 1))
+    recipe = parse_recipe(read_recipe(small_recipe, [f"precision={precision}"]), Recipe)
+    Narration(telemetry, recipe, Path("run")).introduce(10**6, 5, engine, world, None)
+    assert any("--set precision=fp32" in line for line in said) == warned

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 from torch import Tensor
 
 from data.batch import PackedBatch
@@ -35,7 +36,7 @@ from tests.training.runs import (
 )
 from training.build import build_model, maker_of, open_data, planner_of, pseudo_tokens_of
 from training.config import Recipe
-from training.engine import Engine, join_world
+from training.engine import Engine, StepOutcome, join_world
 from training.optimizer import build_optimizer
 from training.schedule import learning_rate
 from training.sharding import read_sharding, resolve_sharding
@@ -125,6 +126,24 @@ def test_texts_that_are_compared_several_times_are_so_on_any_ranks_and_the_table
     check(tmp_path / "small", train_plainly(recipe, steps), losses=1e-6, norms=1e-6, weights=1e-4)
 
 
+def _the_order_of_modules_is_learned_in_the_first_step() -> None:
+    """Stage 3 gathers every weight for each use where a forward, such as one that generates, breaks its trace."""
+    invalidate, step = PartitionedParameterCoordinator._invalidate_trace, Engine.step
+    learned: list[bool] = []
+
+    def invalidated(coordinator: PartitionedParameterCoordinator) -> None:
+        assert not learned, "the trace is lost again"
+        invalidate(coordinator)
+
+    def stepped(engine: Engine, rate: float) -> StepOutcome:
+        if engine.stage == 3:
+            learned.append(True)
+        return step(engine, rate)
+
+    PartitionedParameterCoordinator._invalidate_trace = invalidated
+    Engine.step = stepped  # type: ignore[method-assign]
+
+
 @pytest.mark.ranks
 def test_pseudo_tokens_that_are_drawn_are_the_same_on_any_ranks(small_recipe: Path, tmp_path: Path) -> None:
     decode = (
@@ -142,6 +161,7 @@ def test_pseudo_tokens_that_are_drawn_are_the_same_on_any_ranks(small_recipe: Pa
             f"batch.microbatch_tokens={tokens}",
             ranks=ranks,
             stage=stage,
+            probe=_the_order_of_modules_is_learned_in_the_first_step,
         )
         found.append(numbers(runs / "small"))
     one, other = found
