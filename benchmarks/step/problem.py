@@ -92,8 +92,8 @@ _LONG: Final = Texts("long")
 PRESETS: Final[dict[str, tuple[Problem, ...]]] = {
     # For the guard: so small that it is over in a minute, with rounds enough for a ratio on a machine that is shared.
     "small": (
-        _SMALL._replace(contestants=("one", "zero3", "ddp", "padded", "products"), rounds=15),
-        _SMALL._replace(tasks=ALIGNMENT, contestants=("one", "sentence_transformers"), rounds=15),
+        _SMALL._replace(contestants=("one", "zero3", "ddp", "padded", "products"), rounds=11),
+        _SMALL._replace(tasks=ALIGNMENT, contestants=("one", "sentence_transformers"), rounds=11),
     ),
     "quick": (
         Problem(contestants=MASKED_CONTESTANTS),
