@@ -99,18 +99,19 @@ def test_losses_norms_and_weights_are_those_of_one_process_without_deepspeed(
 
 @pytest.mark.ranks
 @pytest.mark.parametrize(
-    ("setting", "file"),
+    ("setting", "file", "ranks"),
     [
-        ("model.activation_checkpointing=true", "cpu.json"),
-        ("workers=0", "zero3_offload.json"),
-        ("workers=0", "zero1.json"),
+        ("model.activation_checkpointing=true", "cpu.json", 2),
+        ("workers=0", "one_process.json", 1),
+        ("workers=0", "zero3_offload.json", 1),
+        ("workers=0", "zero1.json", 1),
     ],
 )
 def test_so_it_is_with_layers_computed_twice_and_with_the_files_of_the_project(
-    small_recipe: Path, tmp_path: Path, reference: Reference, setting: str, file: str
+    small_recipe: Path, tmp_path: Path, reference: Reference, setting: str, file: str, ranks: int
 ) -> None:
     values = read_sharding(Path("ds_configs") / file)
-    train(small_recipe, tmp_path, *BASE, setting, ranks=1, values=values)
+    train(small_recipe, tmp_path, *BASE, setting, ranks=ranks, values=values)
     check(tmp_path / "small", reference, losses=1e-6, norms=1e-6, weights=1e-4)
 
 
