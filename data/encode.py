@@ -20,6 +20,7 @@ from data.tokenizer import Tokenizer
 class Chunk:
     """Some consecutive records of a corpus, encoded. R records, S segments, C characters in bytes, I ids."""
 
+    records: int  # that were given, R of them kept
     languages: tuple[str, ...]  # (S,)
     record_sizes: np.ndarray  # (R,) int64, segments of each record
     numbers: np.ndarray  # (S,) uint64, equal for equal texts
@@ -34,14 +35,14 @@ class Chunk:
 
 
 def encode_chunk(
-    records: Sequence[tuple[Where, Record]], tokenizer_folder: Path, maximum_tokens: int
+    records: Sequence[tuple[Where, Record]], tokenizer_folder: Path, fingerprint: str, maximum_tokens: int
 ) -> Chunk:
     """Encodes records with their places; texts that come out without ids are rejected as empty.
 
-    maximum_tokens: longest text with <s> and </s>. A pure function of its arguments, so that the store
-    does not depend on how chunks are shared out.
+    fingerprint: the tokenizer's. maximum_tokens: longest text with <s> and </s>. A pure function of its arguments, so
+    that the store does not depend on how chunks are shared out.
     """
-    tokenizer = _opened(tokenizer_folder)
+    tokenizer = _opened(tokenizer_folder, fingerprint)
     texts = [segments(record) for _, record in records]
     encoded = iter(tokenizer.encode([text for row in texts for _, text in row]))
     kept: list[tuple[str, str, np.ndarray]] = []
@@ -66,6 +67,7 @@ def encode_chunk(
     blobs = [text.encode("utf-8") for _, text, _ in kept]
     cut = [ids[: maximum_tokens - 2] for _, _, ids in kept]
     return Chunk(
+        records=len(records),
         languages=tuple(language for language, _, _ in kept),
         record_sizes=np.array(sizes, dtype=np.int64),
         numbers=np.array([number_of(text) for _, text, _ in kept], dtype=np.uint64),
@@ -88,5 +90,6 @@ def number_of(text: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path) -> Tokenizer:
+def _opened(folder: Path, fingerprint: str) -> Tokenizer:
+    """Kept from chunk to chunk; another one may lie in the same folder later."""
     return Tokenizer.open(folder)

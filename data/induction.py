@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.cleaning.sieve import Sieve, check_packages, open_sieve
+from data.cleaning.examination import open_sieve
+from data.cleaning.sieve import Sieve, check_packages
 from data.command import data_config, recipe_parser, run
 from data.config import DataConfig
 from data.lexicon import LONGEST_PHRASE, PHRASE, PIVOT, primary, runs_of, units_of, written_without_spaces

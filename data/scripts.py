@@ -1,4 +1,4 @@
-"""Which ids each language uses, and in which scripts it is written: found in the training texts of a store.
+"""In which scripts each language is written: found in the ids that its training texts use.
 
 The target-script rate of pseudo tokens needs both. A table of languages and scripts would say nothing of a code that it
 does not know; the language's own corpus does, as long as foreign words in it are the exception.
@@ -14,12 +14,10 @@ import numpy as np
 import regex
 
 from data.masking import FIRST_ORDINARY_ID
-from data.store import TokenStore
 
 # A script is a language's own if it has three tenths of the tokens of its most frequent one: Katakana in Japanese has
 # more, Latin names in Russian interface texts have less.
 _OWN = 0.3
-_TOKENS_AT_ONCE = 1 << 22
 _LETTER = regex.compile(r"\p{L}")
 # Scripts of Unicode that living languages are written in (UAX #24), by their property names.
 _SCRIPTS = tuple(
@@ -37,24 +35,6 @@ class Scripts(NamedTuple):
     of_ids: np.ndarray  # (V,) int64
     of_languages: np.ndarray  # (L, scripts) bool: what each language is written in
     names: tuple[str, ...]  # (scripts,)
-
-
-def ids_of_languages(store: TokenStore, vocabulary_size: int) -> np.ndarray:
-    """(L, V) int64: how often every id stands in the training texts of every language. Reads the whole store once."""
-    counts = np.zeros((len(store.languages), vocabulary_size), dtype=np.int64)
-    for corpus in store.corpora.values():
-        if corpus.held_out:
-            continue
-        ends = np.cumsum(corpus.segment_lengths, dtype=np.int64)
-        first = 0
-        while first < corpus.segments:
-            done = int(ends[first - 1]) if first else 0
-            last = max(first + 1, int(np.searchsorted(ends, done + _TOKENS_AT_ONCE, side="right")))
-            ids = corpus.ids_between(first, last)
-            languages = np.repeat(corpus.segment_language[first:last], corpus.segment_lengths[first:last])
-            np.add.at(counts.reshape(-1), languages.astype(np.int64) * vocabulary_size + ids, 1)
-            first = last
-    return counts
 
 
 def find_scripts(pieces: Sequence[str], counts: np.ndarray) -> Scripts:

@@ -5,35 +5,48 @@ A segment is one text in one language; a record is a run of consecutive segments
     tokenizer/                 the tokenizer, as a Hugging Face folder
     CORPUS.arrow               one row a segment: language, record, group, length, ids, text (scored: score)
     CORPUS.records.arrow       start: first segment of each record, and the number of segments at the end
+    ids.arrow                  count: of each language, how often each id stands in its training texts
+    *.arrow.sums               checksums of the blocks of an Arrow file
     rejects.tsv                what was read and not kept
     counts.tsv                 how much was kept and rejected, by corpus, language and reason
-Each Arrow file is a single record batch, so that every column is one stretch of mapped memory.
+Each Arrow file is a single record batch, so that every column is one stretch of mapped memory. Nothing of it is read
+before it is asked for, and nothing is given out that is not what was written (data/columns.py).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
+from data.checksums import digest_of_file
+from data.columns import ArrowFile, Column
 from data.recipe import UserError
 
 MANIFEST = "manifest.json"
+IDS = "ids.arrow"
+COMPARED_AT_OPEN = 1 << 28  # bytes of a file; a longer list of rejects is left to `verify`
 FORMAT = "calque token store"
-VERSION = 2  # 2: groups are what equal texts and translations connect
+VERSION = 3  # 2: groups are what equal texts and translations connect; 3: checksums by block, counts of ids
 
 
 class Corpus:
-    """One corpus of a store. Arrays are read-only views of the mapped file; S segments, R records."""
+    """One corpus of a store. Columns are read-only views of the mapped file; S segments, R records."""
 
-    def __init__(self, folder: Path, name: str, entry: Mapping[str, Any], languages: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        entry: Mapping[str, Any],
+        languages: tuple[str, ...],
+        digests: Mapping[str, str],
+    ) -> None:
         self.folder = folder
         self.name = name
         self.entry = entry  # the corpus' part of the manifest
@@ -42,56 +55,54 @@ class Corpus:
         self.held_out: bool = entry["held_out"]
         self.records: int = entry["records"]
         self.segments: int = entry["segments"]
+        self._digests = digests  # of the store's files, by their names
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Corpus, (self.folder, self.name, self.entry, self.languages)
+        return Corpus, (self.folder, self.name, self.entry, self.languages, self._digests)
 
     @cached_property
-    def segment_language(self) -> np.ndarray:
+    def segment_language(self) -> Column:
         """(S,) uint16, index into the store's languages."""
-        return self._numbers("language")
+        return self._rows.numbers("language")
 
     @cached_property
-    def segment_record(self) -> np.ndarray:
+    def segment_record(self) -> Column:
         """(S,) int64, ascending."""
-        return self._numbers("record")
+        return self._rows.numbers("record")
 
     @cached_property
-    def segment_lengths(self) -> np.ndarray:
+    def segment_lengths(self) -> Column:
         """(S,) int32, ids of each segment, special tokens not counted."""
-        return self._numbers("length")
+        return self._rows.numbers("length")
 
     @cached_property
-    def segment_groups(self) -> np.ndarray:
+    def segment_groups(self) -> Column:
         """(S,) uint64: segments of one group may mean the same and are never each other's negative (data/groups.py)."""
-        return self._numbers("group")
+        return self._rows.numbers("group")
 
     @cached_property
-    def segment_scores(self) -> np.ndarray:
+    def segment_scores(self) -> Column:
         """(S,) float32, the teacher's score against the anchor, NaN for the anchor; scored corpora only."""
-        return self._numbers("score")
+        return self._rows.numbers("score")
 
     @cached_property
-    def record_starts(self) -> np.ndarray:
+    def record_starts(self) -> Column:
         """(R + 1,) int64: record r has the segments record_starts[r] to record_starts[r + 1]."""
-        return (
-            _batch(self.folder / f"{self.name}.records.arrow").column("start").to_numpy(zero_copy_only=True)
-        )
+        return self._file(f"{self.name}.records.arrow").numbers("start")
 
     def ids(self, segment: int) -> np.ndarray:
         """The ids of a segment, int32, without special tokens: a view."""
-        offsets, values = self._ids
-        return values[offsets[segment] : offsets[segment + 1]]
+        return self.ids_between(segment, segment + 1)
 
     def ids_between(self, first: int, last: int) -> np.ndarray:
         """The ids of segments ``first`` to ``last`` (excluded), end to end: a view."""
-        offsets, values = self._ids
-        return values[offsets[first] : offsets[last]]
+        ends, values = self._ids
+        return values[ends[first] : ends[last]]
 
     def text(self, segment: int) -> str:
         """The text of a segment, whole even where its ids are cut."""
-        offsets, values = self._text
-        return values[offsets[segment] : offsets[segment + 1]].tobytes().decode("utf-8")
+        ends, values = self._text
+        return values[ends[segment] : ends[segment + 1]].tobytes().decode("utf-8")
 
     def row_of(self, segment: int) -> range:
         """The segments of the record that holds ``segment``, itself among them."""
@@ -103,21 +114,19 @@ class Corpus:
         return self.languages[self.segment_language[segment]]
 
     @cached_property
-    def _rows(self) -> pa.RecordBatch:
-        return _batch(self.folder / f"{self.name}.arrow")
+    def _rows(self) -> ArrowFile:
+        return self._file(f"{self.name}.arrow")
 
     @cached_property
-    def _ids(self) -> tuple[np.ndarray, np.ndarray]:
-        column = self._rows.column("ids")
-        return column.offsets.to_numpy(zero_copy_only=True), column.values.to_numpy(zero_copy_only=True)
+    def _ids(self) -> tuple[Column, Column]:
+        return self._rows.lists("ids")
 
     @cached_property
-    def _text(self) -> tuple[np.ndarray, np.ndarray]:
-        _, offsets, values = self._rows.column("text").buffers()
-        return np.frombuffer(offsets, np.int64, self.segments + 1), np.frombuffer(values, np.uint8)
+    def _text(self) -> tuple[Column, Column]:
+        return self._rows.lists("text")
 
-    def _numbers(self, column: str) -> np.ndarray:
-        return self._rows.column(column).to_numpy(zero_copy_only=True)
+    def _file(self, name: str) -> ArrowFile:
+        return ArrowFile(self.folder / name, self._digests[name], remedy(self.folder))
 
 
 class TokenStore:
@@ -129,15 +138,21 @@ class TokenStore:
         self.languages: tuple[str, ...] = tuple(manifest["languages"])
         self.fingerprint: str = manifest["fingerprint"]
         self.tokenizer_folder = folder / "tokenizer"
+        self.vocabulary_size: int = manifest["tokenizer"]["vocabulary_size"]
+        digests = {name: file["digest"] for name, file in manifest["files"].items()}
         self.corpora: Mapping[str, Corpus] = MappingProxyType(
-            {name: Corpus(folder, name, entry, self.languages) for name, entry in manifest["corpora"].items()}
+            {
+                name: Corpus(folder, name, entry, self.languages, digests)
+                for name, entry in manifest["corpora"].items()
+            }
         )
 
     @classmethod
     def open(cls, folder: str | Path) -> TokenStore:
         """The store in `folder`; UserError if it is missing, incomplete, or not what its manifest says.
 
-        Compares sizes only; `verify` reads everything.
+        Compares the sizes of all files, and the digests of what is not columns: those are checked where they are read.
+        `verify` reads everything.
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
@@ -147,7 +162,14 @@ class TokenStore:
             if size != file["bytes"]:
                 state = "is missing" if size is None else f"has {size} bytes, not {file['bytes']}"
                 raise UserError(f"{path} {state}: the token store is damaged; {remedy(folder)}")
-        return cls(folder, manifest)
+        small = [
+            name
+            for name, file in manifest["files"].items()
+            if not name.endswith(".arrow") and file["bytes"] <= COMPARED_AT_OPEN
+        ]
+        store = cls(folder, manifest)
+        store._compare(small)
+        return store
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.folder, self.manifest)
@@ -157,10 +179,19 @@ class TokenStore:
         """The size of all its files."""
         return sum(file["bytes"] for file in self.manifest["files"].values())
 
+    def ids_of_languages(self) -> np.ndarray:
+        """(L, V) int64: how often every id stands in the training texts of every language."""
+        digest = self.manifest["files"][IDS]["digest"]
+        counts = ArrowFile(self.folder / IDS, digest, remedy(self.folder)).numbers("count")
+        return np.asarray(counts).reshape(len(self.languages), self.vocabulary_size)
+
     def verify(self) -> None:
-        """Reads every file and compares its SHA-256; UserError names the damaged ones."""
+        """Reads every file and compares its digest; UserError names the damaged ones."""
+        self._compare(self.manifest["files"])
+
+    def _compare(self, names: Iterable[str]) -> None:
         files = self.manifest["files"]
-        damaged = [name for name, file in files.items() if sha256_of(self.folder / name) != file["sha256"]]
+        damaged = [name for name in names if digest_of_file(self.folder / name) != files[name]["digest"]]
         if damaged:
             listed = ", ".join(str(self.folder / name) for name in damaged)
             raise UserError(f"{listed}: not the bytes that were written; {remedy(self.folder)}")
@@ -221,7 +252,3 @@ def _written(manifest: Mapping[str, Any]) -> bytes:
 
 def _digest_of(manifest: Mapping[str, Any]) -> str:
     return digest_of_values({key: value for key, value in manifest.items() if key != "digest"})
-
-
-def _batch(path: Path) -> pa.RecordBatch:
-    return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

@@ -20,7 +20,7 @@ import numpy as np
 
 from data.command import data_config, not_written, recipe_parser, run
 from data.config import DataConfig
-from data.prepare import differences, inputs_of
+from data.inputs import differences, inputs_of
 from data.progress import Progress
 from data.recipe import UserError
 from data.store import Corpus, TokenStore, sha256_of

@@ -18,6 +18,10 @@ K = TypeVar("K")
 R = TypeVar("R")
 
 
+class WorkerEnded(UserError):
+    """A worker process was ended from outside."""
+
+
 class WorkerPool:
     """Worker processes; with one worker, this process does the work itself."""
 
@@ -51,14 +55,28 @@ class WorkerPool:
         try:
             for beside, arguments in tasks:
                 waiting.append((beside, self._executor.submit(function, *arguments)))
-                if len(waiting) > 4 * self._workers:
+                if len(waiting) > 2 * self._workers:
                     earliest, result = waiting.popleft()
                     yield earliest, result.result()
             for beside, result in waiting:
                 yield beside, result.result()
         except BrokenProcessPool:
-            ended = "a worker process was ended from outside, often for want of memory"
-            raise UserError(f"{ended}; try again with fewer --workers") from None
+            raise _ended() from None
+
+
+def in_a_process(function: Callable[..., R], *arguments: Any) -> R:
+    """The function of its arguments, in a process of its own, whose memory is given back."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_follow_parent) as executor:
+        try:
+            return executor.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise _ended() from None
+
+
+def _ended() -> WorkerEnded:
+    ended = "a worker process was ended from outside, often for want of memory"
+    return WorkerEnded(f"{ended}; the same command goes on from there, with fewer --workers if need be")
 
 
 def _follow_parent() -> None:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from data.back_translation import BackTranslationConfig
 from data.config import DataConfig
+from data.inputs import differences
 from data.lexicon import Lexicon
 from data.masking import FIRST_ORDINARY_ID
 from data.microbatch import MicrobatchMaker
 from data.planner import Planner
-from data.prepare import differences
 from data.recipe import UserError
 from data.sampling import Stream, bilingual_shares, streams_of
-from data.scripts import find_scripts, ids_of_languages
+from data.scripts import find_scripts
 from data.shares import Shares
 from data.store import TokenStore
 from data.task import Material
@@ -87,11 +87,11 @@ def planner_of(recipe: Recipe, data: DataParts) -> Planner:
 
 
 def pseudo_tokens_of(recipe: Recipe, data: DataParts, device: torch.device | str) -> PseudoTokens | None:
-    """How the model writes pseudo tokens, where a task of the recipe has any. Reads the whole store once."""
+    """How the model writes pseudo tokens, where a task of the recipe has any."""
     if not recipe.tasks.generates:
         return None
     tokenizer = data.material.tokenizer
-    counts = ids_of_languages(data.store, tokenizer.vocabulary_size)
+    counts = data.store.ids_of_languages()
     scripts = find_scripts(tokenizer.pieces(range(tokenizer.vocabulary_size)), counts)
     config, mixed = recipe.tasks.btmlm or BackTranslationConfig(), recipe.tasks.mixed_alignment
     return PseudoTokens(

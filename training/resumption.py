@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from data.inputs import differences
 from data.planner import Planner
-from data.prepare import differences
 from data.recipe import UserError
 from model.config import EncoderConfig
 from training.build import DataParts

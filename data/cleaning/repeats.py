@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-PARTS = 256  # at a thousand million digests a part takes 63 MB
-_PAIR = np.dtype([("digest", np.uint64), ("place", np.uint64)])
+from data.parts import MOST_BITS, ROWS_OF_A_PART, Parts, part_of
+
+_PAIR = np.dtype([("digest", np.uint64), ("place", np.int64)])
 
 
 class Repeats:
     """Collects (digest, place), places ascending; then says which places hold a digest that an earlier one holds."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
+    def __init__(self, folder: Path, sizes: Mapping[str, int] | None = None) -> None:
+        """``sizes``: of what was collected by an earlier process (see Spool)."""
         self._folder = folder
-        self._files: dict[int, BinaryIO] = {}
+        self._pairs = Parts(folder, _PAIR, sizes)
 
     def add(self, digests: np.ndarray, places: np.ndarray) -> None:
         """n more digests, uint64, and where they were seen."""
         pairs = np.empty(len(digests), _PAIR)
         pairs["digest"], pairs["place"] = digests, places
-        parts = (digests >> np.uint64(56)).astype(np.int64)
-        order = np.argsort(parts, kind="stable")
-        pairs, parts = pairs[order], parts[order]
-        for part, rows in zip(*_runs(parts, pairs), strict=True):
-            if part not in self._files:
-                self._files[part] = (self._folder / str(part)).open("wb")
-            self._files[part].write(rows.tobytes())
+        self._pairs.deal(part_of(digests, MOST_BITS), pairs)
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes of its files, once all is on the disk."""
+        return self._pairs.sizes()
 
     def places(self) -> Iterator[np.ndarray]:
-        """The places of repeated digests, part by part; to be called once."""
-        for part, file in self._files.items():
-            file.close()
-            path = self._folder / str(part)
-            pairs = np.fromfile(path, _PAIR)
-            path.unlink()
-            pairs = pairs[np.argsort(pairs["digest"], kind="stable")]
-            yield pairs["place"][1:][pairs["digest"][1:] == pairs["digest"][:-1]]
+        """The places of repeated digests, part by part."""
+        for part in range(2**MOST_BITS):
+            if self._pairs.size(part) <= ROWS_OF_A_PART:
+                yield from _repeated(self._pairs, part)
+                continue
+            again = Parts(self._folder.with_name(self._folder.name + "-again"), _PAIR)
+            for rows in self._pairs.rows(part):
+                again.deal(part_of(rows["digest"] << np.uint64(MOST_BITS), MOST_BITS), rows)
+            for smaller in range(2**MOST_BITS):
+                yield from _repeated(again, smaller)
+            again.remove()
+
+    def remove(self) -> None:
+        """The files are no longer needed."""
+        self._pairs.remove()
 
 
-def _runs(keys: np.ndarray, rows: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """Sorted keys -> (each key once, its rows)."""
-    if not len(keys):
-        return [], []
-    cuts = np.flatnonzero(np.diff(keys)) + 1
-    return keys[np.concatenate(([0], cuts))].tolist(), np.split(rows, cuts)
+def _repeated(pairs: Parts, part: int) -> Iterator[np.ndarray]:
+    """The places of a part whose digests stand in it before. What is held are its digests, each once."""
+    first = np.empty(0, _PAIR)
+    for rows in pairs.rows(part):
+        both = np.concatenate([first, rows])
+        both = both[np.argsort(both["digest"], kind="stable")]
+        first = both[np.concatenate([[True], both["digest"][1:] != both["digest"][:-1]])]
+    for rows in pairs.rows(part):
+        yield rows["place"][first["place"][np.searchsorted(first["digest"], rows["digest"])] != rows["place"]]

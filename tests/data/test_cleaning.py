@@ -16,15 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.cleaning.config import CleaningConfig, LanguageRule, effective
+from data.cleaning.examination import open_sieve
 from data.cleaning.language import found_language
 from data.cleaning.repeats import Repeats
-from data.cleaning.sieve import open_sieve
 from data.cleaning.signatures import bands_of, shingles
 from data.cleaning.texts import folded, in_nfc, misfits, number_of_record
 from data.config import DataConfig
 from data.corpus import CorpusConfig
+from data.counts import summary
 from data.induction import pairs_with_english
-from data.prepare import prepare, summary
+from data.prepare import prepare
 from data.recipe import UserError
 from data.records import ScoredTriplet, Sentence, TranslationPair, segments
 from data.store import TokenStore
@@ -331,8 +332,8 @@ def test_bytes_are_the_same_for_any_number_of_workers_and_cuts(
     rows = (tmp_path / "rows.jsonl").read_bytes()
     (tmp_path / "rows.jsonl").write_bytes(rows + rows[:3000] + (tmp_path / "held_out.jsonl").read_bytes())
     whole = files(prepare(all_rules(configure, tmp_path), workers=1).folder)
-    monkeypatch.setattr("data.cleaning.sieve.TEXTS_PER_CHUNK", 50)
-    monkeypatch.setattr("data.prepare.SEGMENTS_PER_CHUNK", 100)
+    monkeypatch.setattr("data.cleaning.examination.TEXTS_PER_CHUNK", 50)
+    monkeypatch.setattr("data.build.SEGMENTS_PER_CHUNK", 100)
     store = prepare(all_rules(configure, tmp_path, store=str(tmp_path / "cut")), workers=2)
     assert files(store.folder) == whole
     assert not (store.folder / "cleaning").exists()

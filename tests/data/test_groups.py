@@ -29,18 +29,37 @@ def plain_groups(texts: list[np.ndarray], joined: list[np.ndarray]) -> list[int]
             return groups
 
 
+def found_groups(texts: list[np.ndarray], joined: list[np.ndarray], folder: Path) -> tuple[list[int], int]:
+    """What number_groups writes, and its rounds."""
+    paths = {kind: [folder / f"{kind}{i}" for i in range(len(texts))] for kind in ("text", "join", "group")}
+    for path, array in zip(paths["text"] + paths["join"], texts + joined, strict=True):
+        array.tofile(path)
+    rounds = number_groups(paths["text"], paths["join"], paths["group"], folder / "work")
+    return [group for path in paths["group"] for group in np.fromfile(path, np.uint64).tolist()], rounds
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_groups_are_those_of_the_definition(seed: int) -> None:
+def test_groups_are_those_of_the_definition(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(seed)
+    monkeypatch.setattr("data.parts.ROWS_OF_A_PART", int(random.integers(1, 40)))  # up to 64 parts
+    monkeypatch.setattr("data.spool.ROWS_AT_A_TIME", int(random.integers(1, 9)))
     texts, joined = [], []
     for _ in range(random.integers(1, 4)):
         size = int(random.integers(1, 25))
-        texts.append(random.integers(0, 40, size).astype(np.uint64) + np.uint64(2**63))
+        texts.append(random.integers(0, 40, size).astype(np.uint64) * np.uint64(2**58) + np.uint64(7))
         joined.append(random.random(size) < 0.4)
         joined[-1][0] = False
-    truth = plain_groups(texts, joined)
-    number_groups(texts, joined)
-    assert np.concatenate(texts).tolist() == truth
+    assert found_groups(texts, joined, tmp_path)[0] == plain_groups(texts, joined)
+
+
+def test_a_chain_of_thousands_is_one_group_in_few_rounds(tmp_path: Path) -> None:
+    texts = np.random.default_rng(1).permutation(20_000).astype(np.uint64) << np.uint64(49)
+    joined = np.ones(len(texts), bool)
+    joined[0] = False
+    groups, rounds = found_groups([texts], [joined], tmp_path)
+    assert set(groups) == {0} and rounds < 20
 
 
 def test_rows_that_share_a_text_in_any_language_are_one_group_and_negatives_of_a_triplet_are_not(

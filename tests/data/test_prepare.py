@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,9 @@ import pyarrow.parquet
 import pytest
 
 from data.config import DataConfig
-from data.prepare import differences, main, prepare, summary
+from data.counts import summary
+from data.inputs import differences
+from data.prepare import main, prepare
 from data.recipe import UserError
 from data.store import TokenStore
 from data.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ def recipe(folder: Path, config: DataConfig, **others: object) -> str:
 def test_bytes_are_the_same_for_any_number_of_workers(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data.prepare.SEGMENTS_PER_CHUNK", 100)  # a dozen chunks
+    monkeypatch.setattr("data.build.SEGMENTS_PER_CHUNK", 100)  # a dozen chunks
     built = [
         files(prepare(configure(store=str(tmp_path / f"s{workers}")), workers=workers).folder)
         for workers in (1, 2, 3)
@@ -49,7 +49,7 @@ def test_the_cuts_between_chunks_leave_no_trace(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = files(prepare(configure(store=str(tmp_path / "whole")), workers=1).folder)
-    monkeypatch.setattr("data.prepare.SEGMENTS_PER_CHUNK", 1)
+    monkeypatch.setattr("data.build.SEGMENTS_PER_CHUNK", 1)
     assert files(prepare(configure(store=str(tmp_path / "cut")), workers=1).folder) == whole
 
 
@@ -256,32 +256,6 @@ def test_neither_the_command_nor_its_workers_import_torch(configure: Configure, 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert TokenStore.open(tmp_path / "store").corpora["rows"].records == 60
-
-
-def test_killed_on_the_way_it_leaves_no_store_and_no_process(configure: Configure, tmp_path: Path) -> None:
-    path = recipe(tmp_path, configure())
-    rows = (tmp_path / "rows.jsonl").read_bytes()
-    (tmp_path / "rows.jsonl").write_bytes(rows * 300)
-    command = [sys.executable, "-m", "data.prepare", "--recipe", path, "--workers", "2"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-    try:
-        while not any(spool.stat().st_size for spool in tmp_path.glob("store.partial-*/rows.spool/ids")):
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()  # -9
-        process.wait()
-        assert not (tmp_path / "store").exists()
-        deadline = time.monotonic() + 20
-        with pytest.raises(ProcessLookupError):  # the group is empty: the workers have followed
-            while time.monotonic() < deadline:
-                os.killpg(process.pid, 0)
-                time.sleep(0.05)
-    finally:
-        process.kill()
-    (tmp_path / "rows.jsonl").write_bytes(rows)
-    said: list[str] = []
-    prepare(configure(), workers=1, say=said.append)
-    assert "left over from an interrupted preparation" in said[0]
 
 
 def test_differences_name_each_leaf_once() -> None:

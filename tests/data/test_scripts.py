@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.recipe import parse_recipe, read_recipe
-from data.scripts import find_scripts, ids_of_languages, script_of
+from data.scripts import find_scripts, script_of
 from data.store import TokenStore
 from data.tokenizer import Tokenizer
 from training.config import Recipe
@@ -32,7 +32,7 @@ def store(small_recipe):
 @pytest.fixture(scope="module")
 def counted(store):
     tokenizer = Tokenizer.open(store.tokenizer_folder)
-    return tokenizer, ids_of_languages(store, tokenizer.vocabulary_size)
+    return tokenizer, store.ids_of_languages()
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_script_of_a_piece_is_that_of_most_of_its_letters(piece, script):
     assert script_of(piece) == script
 
 
-def test_ids_are_counted_by_language_in_the_training_texts_alone(store, counted, monkeypatch):
+def test_ids_are_counted_by_language_in_the_training_texts_alone(store, counted):
     tokenizer, counts = counted
     expected = np.zeros_like(counts)
     for corpus in store.corpora.values():
@@ -56,8 +56,6 @@ def test_ids_are_counted_by_language_in_the_training_texts_alone(store, counted,
             for s in range(corpus.segments):
                 np.add.at(expected[corpus.segment_language[s]], corpus.ids(s), 1)
     assert np.array_equal(counts, expected)
-    monkeypatch.setattr("data.scripts._TOKENS_AT_ONCE", 50)
-    assert np.array_equal(ids_of_languages(store, tokenizer.vocabulary_size), expected)
 
 
 def test_every_language_of_the_demo_is_written_in_its_own_script(store, counted):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from data.prepare import differences
+from data.inputs import differences
 from data.recipe import UserError, parse_recipe, read_recipe, resolved_with_origins
 from training.config import Recipe, settings_of_a_run
 

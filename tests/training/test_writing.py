@@ -14,7 +14,7 @@ import torch
 from data.batch import PackedBatch
 from data.planner import LAG
 from data.recipe import parse_recipe, read_recipe
-from data.scripts import find_scripts, ids_of_languages
+from data.scripts import find_scripts
 from data.stream import Microbatch
 from data.tally import Tally
 from model.generation import Decoding
@@ -53,7 +53,7 @@ class Writer:
     def __init__(self, data: DataParts, what: str) -> None:
         self.what = what
         size = data.material.tokenizer.vocabulary_size
-        counts = ids_of_languages(data.store, size)
+        counts = data.store.ids_of_languages()
         scripts = find_scripts(data.material.tokenizer.pieces(range(size)), counts)
         self.shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         self.lettered = scripts.of_languages[:, scripts.of_ids]  # (L, V)
