@@ -202,7 +202,7 @@ def _write_counts_of_ids(
 
 def _write_tables(writers: list[CorpusWriter], corpora: dict[str, Any], folder: Path) -> None:
     with (folder / REJECTS).open("wb") as listing:
-        listing.write(b"corpus\tfile\tline\treason\tlanguage\tlost\n")
+        listing.write(b"corpus\tfile\tline\tbyte\treason\tlanguage\tlost\n")
         for writer in writers:
             with writer.file("rejects").open("rb") as rows:
                 shutil.copyfileobj(rows, listing)

@@ -199,4 +199,5 @@ class CorpusWriter:
 def _row(corpus: str, reject: Reject) -> str:
     file = reject.file.replace("\t", " ").replace("\n", " ")
     lost = "record" if reject.whole_record else "text"
-    return f"{corpus}\t{file}\t{reject.line}\t{reject.reason}\t{reject.language}\t{lost}\n"
+    byte = reject.where.byte if reject.where.byte >= 0 else ""
+    return f"{corpus}\t{file}\t{reject.line}\t{byte}\t{reject.reason}\t{reject.language}\t{lost}\n"

@@ -289,7 +289,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
     """Every line of a word list; UserError names file, line and remedy."""
     if not path.is_file():
         raise UserError(f"lexicon {path}: there is no such file. Check the path under 'lexicons'.")
-    for number, line in enumerate(read_lines(str(path)), start=1):
+    for number, (_, line) in enumerate(read_lines(str(path)), start=1):
         if line is None:
             raise UserError(f"lexicon {path}, line {number}: too long to be an entry of a word list.")
         if not line:

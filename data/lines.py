@@ -36,25 +36,31 @@ def damaged(path: str, where: str, error: Exception | str) -> UserError:
     return UserError(f"{path}: damaged after {where}: {said}; fetch or write it again")
 
 
-def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[bytes | None]:
-    """Lines of a file, without b"\\n" and one b"\\r" before; None is a giant line."""
+def read_lines(path: str, advance: Advance = lambda count: None) -> Iterator[tuple[int, bytes | None]]:
+    """(where it begins, the line without b"\\n" and one b"\\r" before) of every line; None is a giant line.
+
+    Places are bytes from the beginning of the file; of a compressed one, of what was compressed.
+    """
     with opened(path) as (raw, file):
-        seen = number = 0
+        seen = number = end = 0
         try:
             while line := file.readline(LONGEST_LINE):
                 number += 1
+                start, end = end, end + len(line)
                 if number == 1:
                     line = _without_mark(line, path)
                 rest = (
                     b"" if len(line) < LONGEST_LINE or line.endswith(b"\n") else file.readline(LONGEST_LINE)
                 )
                 giant = bool(rest)
+                end += len(rest)
                 while rest and not rest.endswith(b"\n"):
                     rest = file.readline(LONGEST_LINE)
+                    end += len(rest)
                 if number % 1024 == 0:
                     advance(raw.tell() - seen)
                     seen = raw.tell()
-                yield None if giant else line.removesuffix(b"\n").removesuffix(b"\r")
+                yield start, None if giant else line.removesuffix(b"\n").removesuffix(b"\r")
         except DAMAGE as error:
             raise damaged(path, f"line {number}", error) from None
         advance(raw.tell() - seen)
@@ -66,13 +72,13 @@ def _without_mark(line: bytes, path: str) -> bytes:
     return line.removeprefix(b"\xef\xbb\xbf")
 
 
-def decoded_lines(path: str, advance: Advance) -> Iterator[tuple[int, str, str]]:
-    """(line number from 1, text, reason for a reject or "") of every line."""
-    for number, line in enumerate(read_lines(path, advance), start=1):
+def decoded_lines(path: str, advance: Advance) -> Iterator[tuple[int, int, str, str]]:
+    """(line number from 1, byte where it begins, text, reason for a reject or "") of every line."""
+    for number, (start, line) in enumerate(read_lines(path, advance), start=1):
         if line is None:
-            yield number, "", "too_long"
+            yield number, start, "", "too_long"
             continue
         try:
-            yield number, line.decode("utf-8"), ""
+            yield number, start, line.decode("utf-8"), ""
         except UnicodeDecodeError:
-            yield number, "", "invalid_utf8"
+            yield number, start, "", "invalid_utf8"

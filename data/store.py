@@ -7,7 +7,7 @@ A segment is one text in one language; a record is a run of consecutive segments
     CORPUS.records.arrow       start: first segment of each record, and the number of segments at the end
     ids.arrow                  count: of each language, how often each id stands in its training texts
     *.arrow.sums               checksums of the blocks of an Arrow file
-    rejects.tsv                what was read and not kept
+    rejects.tsv                what was read and not kept, with the line and the byte where it begins
     counts.tsv                 how much was kept and rejected, by corpus, language and reason
 Each Arrow file is a single record batch, so that every column is one stretch of mapped memory. Nothing of it is read
 before it is asked for, and nothing is given out that is not what was written (data/columns.py).

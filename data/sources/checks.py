@@ -50,7 +50,7 @@ def _check_equal_lengths(files: tuple[str, ...]) -> None:
 
 
 def _check_columns(config: CorpusConfig, path: str, key: str) -> None:
-    widths = [len(line.split(b"\t")) for line in islice(read_lines(path), HEAD) if line and line.strip()]
+    widths = [len(line.split(b"\t")) for _, line in islice(read_lines(path), HEAD) if line and line.strip()]
     wanted = len(config.columns or ())
     if widths and wanted not in widths:
         usual = max(set(widths), key=widths.count)

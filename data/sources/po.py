@@ -27,8 +27,8 @@ def po_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Row
     part = 0
     for language, named in (config.paths or {}).items():
         for path in parts_of(named):
-            for entry in _entries(path, advance):
-                where = Where(part, max(entry.linenum, 1), path)
+            for start, entry in _entries(path, advance):
+                where = Where(part, max(entry.linenum, 1), path, start)
                 translation = entry.msgstr
                 if entry.msgstr_plural:
                     translation = entry.msgstr_plural[max(entry.msgstr_plural)]
@@ -42,16 +42,21 @@ def po_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Row
             part += 1
 
 
-def _entries(path: str, advance: Advance) -> Iterator[Any]:
-    """A catalog is read whole, small as it is by its nature, after its lines went through ours (compression, CR)."""
+def _entries(path: str, advance: Advance) -> Iterator[tuple[int, Any]]:
+    """(byte where it begins, entry) of every entry.
+
+    A catalog is read whole, small as it is by its nature, after its lines went through ours (compression, CR).
+    """
     try:
         import polib
     except ImportError:
         raise UserError(f"{path}: reading PO needs the package polib: pip install polib") from None
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.po"
+        starts = []
         with plain.open("wb") as file:
-            for number, line in enumerate(read_lines(path, advance), start=1):
+            for number, (start, line) in enumerate(read_lines(path, advance), start=1):
+                starts.append(start)
                 if line is None or not LINE.match(line):
                     raise UserError(
                         f"{path}: line {number} is no line of a PO file; msgfmt --check says more"
@@ -60,7 +65,8 @@ def _entries(path: str, advance: Advance) -> Iterator[Any]:
                     line.replace(b"\r", b"\\r") + b"\n"
                 )  # polib would take a lone one for the end of a line
         try:
-            yield from polib.pofile(str(plain), encoding="utf-8")
+            for entry in polib.pofile(str(plain), encoding="utf-8"):
+                yield starts[max(entry.linenum, 1) - 1], entry
         except UnicodeDecodeError:
             raise UserError(f"{path}: this is not UTF-8; convert it (msgconv -t UTF-8)") from None
         except (OSError, ValueError, IndexError, KeyError) as error:

@@ -36,6 +36,9 @@ class Where(NamedTuple):
     part: int  # number of the file, where a corpus has several one after another
     line: int  # counted from 1; in a table the row
     file: str  # of files that are read side by side the one that is meant
+    byte: int = (
+        -1
+    )  # where it begins; of a compressed file in its content; -1 in a table, whose rows have no place
 
 
 @dataclass(frozen=True, slots=True)

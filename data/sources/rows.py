@@ -41,5 +41,5 @@ def tsv_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Ro
 def _lines(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, str, str]]:
     """(place, text, reason for a reject or "") of every line of a corpus."""
     for part, path in enumerate(parts_of(config.path or "")):
-        for number, text, reason in decoded_lines(path, advance):
-            yield Where(part, number, path), text, reason or ("" if text.strip() else "empty")
+        for number, start, text, reason in decoded_lines(path, advance):
+            yield Where(part, number, path, start), text, reason or ("" if text.strip() else "empty")

@@ -143,7 +143,7 @@ def check_alignment(config: CorpusConfig, key: str) -> None:
 
 
 def _texts(path: str) -> Iterator[str]:
-    return (text for _, text, _ in decoded_lines(path, lambda count: None))
+    return (text for _, _, text, _ in decoded_lines(path, lambda count: None))
 
 
 def _bounded(value: float, most: float = MOST) -> float:

@@ -56,8 +56,8 @@ def _files(config: CorpusConfig, advance: Advance) -> Iterator[Iterator[Row]]:
 def _side_by_side(part: int, paths: dict[str, str], advance: Advance) -> Iterator[Row]:
     for lines in zip(*(decoded_lines(path, advance) for path in paths.values()), strict=True):
         yield {
-            language: (Where(part, number, path), text, reason)
-            for (language, path), (number, text, reason) in zip(paths.items(), lines, strict=True)
+            language: (Where(part, number, path, start), text, reason)
+            for (language, path), (number, start, text, reason) in zip(paths.items(), lines, strict=True)
         }
 
 

@@ -26,7 +26,7 @@ MARK = "\ufeff"
 
 
 def tmx_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Row]]:
-    """The (language, text) of every translation unit, located by the line where it ends."""
+    """The (language, text) of every translation unit, located by where it begins."""
     for part, path in enumerate(parts_of(config.path or "")):
         units = _Units(config)
         with opened(path) as (raw, file):
@@ -43,8 +43,8 @@ def tmx_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Ro
                         )
                     advance(raw.tell() - seen)
                     seen = raw.tell()
-                    for line, row in units.taken():
-                        yield Where(part, line, path), row
+                    for line, start, row in units.taken():
+                        yield Where(part, line, path, start), row
                 units.parser.Parse(b"", True)
             except expat.ExpatError as error:
                 raise UserError(
@@ -59,8 +59,8 @@ def tmx_rows(config: CorpusConfig, advance: Advance) -> Iterator[tuple[Where, Ro
                 raise damaged(path, f"line {units.parser.CurrentLineNumber}", error) from None
             except (LookupError, ValueError) as error:  # an encoding that nobody knows
                 raise UserError(f"{path}: {error}; convert it to UTF-8") from None
-        for line, row in units.taken():
-            yield Where(part, line, path), row
+        for line, start, row in units.taken():
+            yield Where(part, line, path, start), row
 
 
 class _Entity(Exception):
@@ -78,13 +78,14 @@ class _Units:
         self.parser.EndElementHandler = self._end
         self.parser.CharacterDataHandler = self._text
         self.parser.EntityDeclHandler = self._entity
-        self._done: list[tuple[int, Row]] = []
+        self._done: list[tuple[int, int, Row]] = []  # line and byte, (language, text)
+        self._begin = (1, 0)
         self._unit: list[tuple[str, Any]] = []
         self._language = ""
         self._segment: list[str] | None = None
         self._held = self._code = 0
 
-    def taken(self) -> list[tuple[int, Row]]:
+    def taken(self) -> list[tuple[int, int, Row]]:
         """The units since the last call."""
         done, self._done = self._done, []
         return done
@@ -92,6 +93,7 @@ class _Units:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "tu":
             self._unit = []
+            self._begin = (self.parser.CurrentLineNumber, self.parser.CurrentByteIndex)
         elif name == "tuv":
             self._language = self._known(attributes.get("xml:lang", attributes.get("lang", "")))
         elif name == "seg":
@@ -112,7 +114,7 @@ class _Units:
                 self._unit.append((self._language, text))
             self._segment = None
         elif name == "tu":
-            self._done.append((self.parser.CurrentLineNumber, self._unit))
+            self._done.append((*self._begin, self._unit))
 
     def _text(self, text: str) -> None:
         if self._segment is not None and not self._code:

@@ -5,6 +5,7 @@ What is expected is counted apart from the readers: lines by newlines, units by 
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from data.config import CorpusConfig, DataConfig
 from data.prepare import prepare
 from data.recipe import UserError
 from data.records import segments
-from data.sources import REASONS, Reject, read_corpus
+from data.sources import REASONS, Reject, Where, read_corpus
 from data.sources.checks import check_corpus
 from data.sources.shifts import check_alignment
 from tests.data.generated_corpora import (
@@ -46,6 +47,17 @@ def within(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def begins_at(form: str, content: bytes, where: Where) -> bool:
+    """Whether a record or a text begins where it is said to: line and byte in the content before it was compressed."""
+    before = content[: where.byte]
+    if form == "huggingface":
+        return where.byte == -1
+    if form == "tmx":
+        coding = "utf-16-le" if content.startswith(b"\xff\xfe") else "latin-1"
+        return re.match(r"<tu[\s/>]", content[where.byte :].decode(coding, "replace")) is not None
+    return before[-1:] in (b"", b"\n") and before.count(b"\n") == where.line - 1
+
+
 def check(folder: Path, case: Case, random: Random, how: str) -> str:
     """Read one generated corpus; returns whether it was "refused" or "read"."""
     settings, files, expected = case
@@ -71,6 +83,8 @@ def check(folder: Path, case: Case, random: Random, how: str) -> str:
         return "refused"
     whole = [item.where if isinstance(item, Reject) else item[0] for item in items
              if not isinstance(item, Reject) or item.whole_record]  # fmt: skip
+    for where in {item.where if isinstance(item, Reject) else item[0] for item in items}:
+        assert torn or begins_at(settings["format"], files[Path(where.file).name], where), how
     if not torn:  # a stream cut within its first bytes may be a plain text of a few
         assert len(whole) == expected(), how
         last = (
@@ -145,10 +159,11 @@ def test_stores_of_generated_corpora_account_for_every_record(
         assert entry["read"] == entry["records"] + entry["rejected"] == expected()
         listed = (store.folder / "rejects.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
         rows = [line.split("\t") for line in listed]
-        assert (
-            all(len(row) == 6 for row in rows)
-            and sum(row[5] == "record" for row in rows) == entry["rejected"]
-        )
+        assert all(len(row) == 7 for row in rows)
+        assert sum(row[6] == "record" for row in rows) == entry["rejected"]
+        for _, file, line, byte, *_ in rows:
+            where = Where(0, int(line), file, int(byte or -1))
+            assert begins_at(settings["format"], files[Path(file).name], where)
     assert built >= 8
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -154,14 +155,18 @@ def test_every_reject_is_counted_by_reason_and_language_and_listed_by_line(
     }
     assert entry["dropped_texts"] == {"empty": {"de": 1, "fr": 1}}
     header, *lines = (store.folder / "rejects.tsv").read_text().splitlines()
-    assert header.split("\t") == ["corpus", "file", "line", "reason", "language", "lost"]
+    assert header.split("\t") == ["corpus", "file", "line", "byte", "reason", "language", "lost"]
+    expected = [
+        ("61", "empty", "fr", "text"),
+        ("62", "invalid_utf8", "", "record"),
+        ("63", "bad_json", "", "record"),
+        ("64", "empty", "de", "record"),
+        ("65", "empty", "de", "text"),
+        ("66", "unknown_kind_of_value", "de", "record"),
+    ]
+    starts = [0, *(match.end() for match in re.finditer(b"\n", path.read_bytes()))]
     assert [line.split("\t") for line in lines] == [
-        ["rows", str(path), "61", "empty", "fr", "text"],
-        ["rows", str(path), "62", "invalid_utf8", "", "record"],
-        ["rows", str(path), "63", "bad_json", "", "record"],
-        ["rows", str(path), "64", "empty", "de", "record"],
-        ["rows", str(path), "65", "empty", "de", "text"],
-        ["rows", str(path), "66", "unknown_kind_of_value", "de", "record"],
+        ["rows", str(path), number, str(starts[int(number) - 1]), *rest] for number, *rest in expected
     ]
     reported = summary(store.manifest)
     assert "invalid_utf8 1" in reported and "(single texts: empty 2)" in reported

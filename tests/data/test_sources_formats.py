@@ -197,7 +197,7 @@ def test_translation_units_in_any_encoding_with_markup_left_out(tmp_path: Path, 
     kept, rejects = read(translations("tmx", path=str(path)))
     assert kept == [pair(("en-US", "Save & go on"), ("de", "Speichern ü")), pair(("en", "x"), ("pt-BR", "y"))]
     assert rejects == [
-        ("a.tmx", 8, "repeated_language", False),
+        ("a.tmx", 4, "repeated_language", False),
         ("a.tmx", 9, "fewer_than_two_languages", True),
         ("a.tmx", 10, "empty", True),
     ]
