@@ -18,7 +18,6 @@ from data.config import DataConfig
 from data.recipe import UserError
 from data.sources import files_of
 from data.store import sha256_of
-from data.tokenizer import Tokenizer
 
 STILL = 1.0  # seconds without a change
 
@@ -38,10 +37,6 @@ def _files(config: DataConfig) -> list[Path]:
     """All files that are read, each once; UserError if one that the recipe names is not there."""
     paths = [path for corpus in config.corpora.values() for path in corpus.files()]
     if config.tokenizer.path is not None:
-        try:
-            Tokenizer.open(config.tokenizer.path)
-        except UserError as error:
-            raise UserError(f"tokenizer.path: {error}") from None
         paths.append(str(Path(config.tokenizer.path) / "tokenizer.json"))
     for lexicon in config.lexicons:
         if not Path(lexicon.path).is_file():

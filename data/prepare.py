@@ -32,6 +32,7 @@ from data.recipe import UserError
 from data.sources.checks import check_corpus
 from data.sources.shifts import check_alignment
 from data.store import MANIFEST, VERSION, TokenStore, read_manifest
+from data.tokenizer import Tokenizer
 from data.workers import WorkerEnded, WorkerPool
 from data.workplace import Workplace, clear
 
@@ -80,6 +81,11 @@ def prepare(
         raise UserError(f"--workers {workers}: at least one worker is needed")
     for name, corpus in config.corpora.items():
         check_corpus(corpus, f"corpora.{name}")
+    if config.tokenizer.path is not None:
+        try:
+            Tokenizer.open(config.tokenizer.path)
+        except UserError as error:
+            raise UserError(f"tokenizer.path: {error}") from None
     inputs = inputs_of(config, read_all=verify)
     place = Path(config.store)
     if _already_prepared(place, inputs, rebuild, verify):

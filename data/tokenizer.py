@@ -44,11 +44,8 @@ class Tokenizer:
         text = _read_tokenizer_json(self.folder)
         self.fingerprint = hashlib.sha256(text).hexdigest()
         try:
-            values = json.loads(text)
-            whole = tokenizers.Tokenizer.from_str(text.decode("utf-8"))
-            ids = whole.get_vocab(with_added_tokens=True)
-            plain = _without_specials(values)
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain))
+            ids, plain = _read(text)
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain, ensure_ascii=False))
         except Exception as error:  # the library raises bare Exception
             raise UserError(f"{self.folder}/tokenizer.json: not a tokenizer: {error}") from None
         self.vocabulary_size = max(ids.values()) + 1
@@ -319,6 +316,22 @@ def _read_tokenizer_json(folder: Path) -> bytes:
         f"{folder}: no tokenizer folder, it has no tokenizer.json (it holds {held}); write one with "
         f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained(...)"
     )
+
+
+def _read(text: bytes) -> tuple[dict[str, int], dict[str, Any]]:
+    """The ids of all tokens of a tokenizer.json, and the same for encoding plain text.
+
+    The library is asked once: a tokenizer of 250,000 pieces takes hundreds of megabytes.
+    """
+    values = json.loads(text)
+    vocabulary = values["model"]["vocab"]
+    ids = (
+        dict(vocabulary)
+        if isinstance(vocabulary, dict)
+        else {token: i for i, (token, _) in enumerate(vocabulary)}
+    )
+    ids |= {token["content"]: token["id"] for token in values["added_tokens"]}
+    return ids, _without_specials(values)
 
 
 def _without_specials(values: dict[str, Any]) -> dict[str, Any]:
