@@ -1,6 +1,6 @@
 """Command: measure one training step of Calque beside those of what one would run instead.
 
-    python -m benchmarks.step [--preset small|quick|full] [--only NAME ...] [--problem N ...]
+    python -m benchmarks.step [--preset small|quick|full] [--only NAME ...] [--problem N ...] [--profile]
 
 Prints tables and writes them: benchmarks/results/step.md for preset full, step-PRESET.md for the others. What was
 measured of other problems with the same preset before stays in the file.

@@ -16,7 +16,7 @@ from deepspeed.runtime.zero.offload_config import (
 
 from data.recipe import UserError, parse_recipe, read_recipe
 from training.config import Recipe
-from training.sharding import _KNOWN, read_sharding, resolve_sharding
+from training.sharding import _KNOWN, read_sharding, resolve_sharding, sharding_file
 
 STAGE3 = {"zero_optimization": {"stage": 3}}
 
@@ -54,6 +54,14 @@ def test_accumulation_covers_the_step_for_any_number_of_ranks(
     assert found["gradient_accumulation_steps"] == accumulation
     assert found["train_micro_batch_size_per_gpu"] == 1
     assert found["train_batch_size"] == accumulation * ranks
+
+
+def test_the_file_that_is_taken_by_itself_follows_from_where_the_run_is() -> None:
+    taken = {
+        (gpu, ranks): read_sharding(sharding_file(gpu, ranks))["zero_optimization"]["stage"]
+        for gpu in (False, True) for ranks in (1, 2)
+    }  # fmt: skip
+    assert taken == {(False, 1): 2, (False, 2): 3, (True, 1): 3, (True, 2): 3}
 
 
 def test_auto_is_filled_in_or_left_to_deepspeed(small_recipe: Path) -> None:
