@@ -4,8 +4,10 @@
 
 Runs the small preset: contestants take turns over many rounds of a tiny step, and of each pair below the median ratio
 is compared. Another contestant of the same run is the measure, so that a slow machine, or one that is shared, is slow
-for both. A ratio that is more than a quarter below that of the table fails; it is measured once more before. The
-table holds the ratios of one machine: where others have other ratios, --update writes it anew.
+for both. A ratio that is more than a quarter below that of the table fails; it is measured once more before.
+
+Products and the rest of a step are not faster by the same factor on another kind of processor, so the table has rows
+for each that was measured (--update adds this one); on any other there is nothing to compare with, which is told.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.step.problem import PRESETS
-from benchmarks.turns.machine import cores
+from benchmarks.turns.machine import cores, kind_of_processor
 
 if TYPE_CHECKING:
     from benchmarks.step.rounds import Result
@@ -40,13 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--update", action="store_true", help=f"write what is measured to {TABLE}")
     given = parser.parse_args(arguments)
-    found = measured()
+    tables: dict[str, dict[str, float]] = json.loads(TABLE.read_text(encoding="utf-8"))
+    kind, found = kind_of_processor(), measured()
     if given.update:
-        TABLE.write_text(
-            json.dumps({name: round(ratio, 3) for name, ratio in found.items()}, indent=1) + "\n"
+        tables[kind] = {name: round(ratio, 3) for name, ratio in found.items()}
+        TABLE.write_text(json.dumps(tables, indent=1) + "\n", encoding="utf-8")
+        return 0
+    if kind not in tables:
+        for name, ratio in found.items():
+            print(f"{name:42} {ratio:6.2f} x")
+        print(
+            f"{TABLE} has no ratios of this kind of processor ({kind}): nothing compared; --update adds these"
         )
         return 0
-    table: dict[str, float] = json.loads(TABLE.read_text(encoding="utf-8"))
+    table = tables[kind]
     slower = regressions(found, table)
     if slower:
         print(f"slower: {', '.join(slower)}; measured once more", flush=True)

@@ -28,3 +28,11 @@ def machine(device: str, threads: int) -> str:
     except (OSError, StopIteration):
         name = platform.machine()
     return f"{name}, {threads} threads, torch {torch.__version__}"
+
+
+def kind_of_processor() -> str:
+    """What ratios of times depend on: the processor's name, its vector instructions that torch uses, its cores."""
+    import torch
+
+    name = machine("cpu", cores()).partition(",")[0]
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {cores()} cores"
