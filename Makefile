@@ -35,6 +35,7 @@ bench: env
 	$(BIN)/python -m benchmarks.ablation
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.planner
+	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.step --preset full --profile
 
 # Did a training step become slower than what it is measured beside? Ratios within one run, never times.

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.keys import chances, sequence
 from data.lexicon import Lexicon
-from data.packing import pack_laid
+from data.packing import pack
 from data.reading import read_texts
 from data.recipe import UserError
 from data.sampling import SamplingConfig, Stream, bilingual_shares, streams_of
@@ -96,7 +96,7 @@ class MicrobatchMaker:
                 np.add.at(tally, part.laid.streams, counts)
             pairs += len(part.laid.pairs)
         pad_id, laid = self.material.tokenizer.pad_id, [part.laid for part in parts]
-        arrays = pack_laid(laid, self.microbatch_tokens, pad_id, teacher_width=self.taught.width)
+        arrays = pack(laid, self.microbatch_tokens, pad_id, teacher_width=self.taught.width)
         self._check(arrays)
         if unwritten:
             numbers, rows = zip(*unwritten, strict=True)

@@ -11,20 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from data.laid import FIRST_POSITION, Example, Laid, Triplets
+from data.laid import FIRST_POSITION, Laid, Triplets
 from data.ragged import row_of_each, starts_of
 
 
-def pack(examples: Sequence[Example], tokens: int, pad_id: int, *, teacher_width: int = 0) -> dict[str, Any]:
-    """``pack_laid`` of examples one by one."""
-    compared = [example for example in examples if example.pairs or example.triplets]
-    others = [example for example in examples if not (example.pairs or example.triplets)]
-    return pack_laid(
-        [Laid.of(part) for part in (compared, others)], tokens, pad_id, teacher_width=teacher_width
-    )
-
-
-def pack_laid(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width: int = 0) -> dict[str, Any]:
+def pack(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width: int = 0) -> dict[str, Any]:
     """Lay ``blocks`` end to end in a stream of ``tokens`` tokens; the names are those of PackedBatch.
 
     ``teacher_width`` is the width of the teacher's vectors, 0 where the recipe asks for none.
@@ -83,7 +74,7 @@ def pack_laid(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width
         "sentence_documents": sentence_documents,
         "slots": starts[slot_documents] + _joined([block.slots for block in ordered]),
         "draws": np.concatenate([np.empty(0), *(block.draws for block in ordered)]),
-        "generation": pack_laid(generating, of_generation, pad_id) if of_generation else None,
+        "generation": pack(generating, of_generation, pad_id) if of_generation else None,
     }
 
 

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 from data.back_translation import BackTranslationConfig, make_btmlm
 from data.batch import PackedBatch
 from data.laid import Laid, context_documents
-from data.packing import pack_laid
+from data.packing import pack
 from data.ragged import counted, sums
 from data.store import Corpus, TokenStore
 from data.task import SPECIALS, Draw, Draws, Make, Material, Records, TaskConfig, ends_of
@@ -117,7 +117,7 @@ class Evaluator:
         batches = []
         sizes = np.array([len(example.token_ids) for example in examples], dtype=np.int64)
         for group in _fill(np.arange(len(examples)), sizes, self._tokens):
-            arrays = pack_laid([examples[i] for i in group], self._tokens, self._material.tokenizer.pad_id)
+            arrays = pack([examples[i] for i in group], self._tokens, self._material.tokenizer.pad_id)
             batches.append(PackedBatch.from_arrays(arrays))
         return MaskedSet(batches, list(names))
 
@@ -194,7 +194,7 @@ def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBat
         pair_examples=each,
         groups=nothing.astype(np.uint64),
     )
-    return PackedBatch.from_arrays(pack_laid([laid], len(laid.token_ids), material.tokenizer.pad_id))
+    return PackedBatch.from_arrays(pack([laid], len(laid.token_ids), material.tokenizer.pad_id))
 
 
 def compared_corpora(config: EvaluationConfig) -> list[str]:

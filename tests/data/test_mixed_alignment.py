@@ -6,7 +6,6 @@ import pytest
 from data.lexicon import Lexicon
 from data.mixed_alignment import MixedAlignmentConfig
 from data.mixed_forms import make_mixed_alignment
-from data.packing import pack
 from data.recipe import UserError
 from data.sampling import bilingual_shares, streams_of
 from data.task import Draw
@@ -15,6 +14,7 @@ from data.tasks import (
 )
 from data.texts import TextSegment
 from tests.data.drawn import corpus_of, draw, each, made_of, pair, segments_of
+from tests.packed import pack
 
 
 def test_mixed_text_stands_on_either_side_and_fits_its_room(world):

@@ -9,7 +9,7 @@ import torch
 
 from data.batch import PackedBatch
 from data.laid import Document, Example, Triplet
-from data.packing import pack
+from tests.packed import pack
 
 
 def document(ids, context=None, predicted=(), language=3):

@@ -7,10 +7,10 @@ import torch
 
 from data.batch import PackedBatch
 from data.laid import Document, Example
-from data.packing import pack
 from model.generation import Decoding
 from objectives.back_translation import Health, PseudoTokens, health_figures, health_of
 from objectives.second_language import ScriptTables
+from tests.packed import pack
 
 VOCABULARY, LANGUAGES = 30, 4
 # Ids 4 to 13 are of script 1, 14 to 23 of script 2, the rest has no letters. Language 3 uses both.

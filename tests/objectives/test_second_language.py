@@ -8,9 +8,9 @@ import torch
 
 from data.batch import PackedBatch
 from data.laid import Document, Example
-from data.packing import pack
 from objectives.second_language import ScriptTables, UseOfIds, of_one_language, of_the_language
 from tests.objectives.test_back_translation import asking, generation_of
+from tests.packed import pack
 
 # Ids 4 to 13 are Latin (script 1), 14 to 19 Cyrillic (script 2), 20 and 21 have no letters.
 EN, DE, RU, RARE = range(4)

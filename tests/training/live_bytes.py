@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves
 
 from data.batch import PackedBatch
 from data.laid import Document, Example
-from data.packing import pack
 from data.recipe import parse_recipe, read_recipe
 from model.attention import SHORT
 from model.layout import BucketedLayout, make_layout
+from tests.packed import pack
 from tests.ranks import run_on_ranks
 from tests.small_run import RECIPE
 from tests.training.runs import launched
