@@ -81,9 +81,7 @@ class MicrobatchMaker:
             np.add.at(tally[:, Tally.REJECTED], part.laid.streams, -1)
             tally_examples(part, tally)
         parts.sort(key=lambda part: not part.laid.compared)  # as they are packed
-        unwritten: list[
-            tuple[np.ndarray, np.ndarray]
-        ] = []  # numbers of pairs, what they count if they are kept
+        unwritten: list[tuple[np.ndarray, np.ndarray]] = []  # numbers of pairs, what they count if kept
         mixed: list[np.ndarray] = []  # numbers of pairs
         pairs = 0
         for part in parts:

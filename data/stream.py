@@ -1,4 +1,4 @@
-"""This rank's microbatches of every step, made ahead of time by worker processes.
+"""This rank's microbatches of every step, made ahead of time by worker processes, handed over in shared memory.
 
 Planner (every rank the same) ──▶ rows of this rank's microbatches ──▶ worker: records ──▶ examples ──▶ arrays
               ▲                                                                                          │

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from data.batch import PackedBatch
+from data.microbatch import Microbatch
 from data.sampling import Stream
-from data.stream import Microbatch
 from data.tally import Tally
 from data.tasks import TasksConfig
 from kernels.margin import MarginForm

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data.batch import PackedBatch
-from data.stream import Microbatch
+from data.microbatch import Microbatch
 from data.tally import Written
 from objectives.back_translation import Filled, PseudoTokens
 from objectives.second_language import of_one_language

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from data.batch import PackedBatch
+from data.microbatch import Microbatch
 from data.planner import LAG
 from data.recipe import parse_recipe, read_recipe
 from data.scripts import find_scripts
-from data.stream import Microbatch
 from data.tally import Tally
 from model.generation import Decoding
 from model.parallel.topology import Axis
