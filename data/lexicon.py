@@ -93,14 +93,14 @@ class _Table:
     """Phrase in a language -> its translations in all the others, directly or through English."""
 
     def __init__(self) -> None:
-        self._from_pivot: dict[str, dict[Translation, None]] = {}
+        self._from_pivot: dict[str, dict[Translation, str]] = {}  # with what a translation looks like
         self._to_pivot: dict[tuple[str, str], dict[str, None]] = {}
         self._beginnings: dict[str, set[str]] = {}
         self._looked_up = lru_cache(maxsize=1 << 18)(self._look_up)  # texts repeat their words
 
     def add(self, entry: Entry) -> None:
         language, english, translation, _ = entry
-        self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = None
+        self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = _normal(translation)
         self._to_pivot.setdefault((language, _normal(translation)), {})[english] = None
         for of, normal in ((PIVOT, _normal(english)), (language, _normal(translation))):
             beginnings = self._beginnings.setdefault(of, set())
@@ -120,14 +120,16 @@ class _Table:
 
     def _look_up(self, language: str, normal: str) -> Translations:
         if language == PIVOT:
-            found = dict(self._from_pivot[normal])
+            found = self._from_pivot[normal]
         else:
             found = {}
             for english in self._to_pivot[(language, normal)]:
-                found[(PIVOT, english)] = None
-                found.update(self._from_pivot.get(_normal(english), {}))
+                found[(PIVOT, english)] = looks = _normal(english)
+                found.update(self._from_pivot.get(looks, {}))
         own = primary(language)
-        return Translations(item for item in found if primary(item[0]) != own and _normal(item[1]) != normal)
+        return Translations(
+            item for item, looks in found.items() if primary(item[0]) != own and looks != normal
+        )
 
 
 class Lexicon:

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.data.contestants import CONTESTANTS
 from benchmarks.turns.process import Unavailable, answer_requests
 
-_WARM = 2.0  # seconds of processor time before the first that is timed: caches fill
+_WARM = 6.0  # seconds of processor time before the first that is timed: caches fill, as in a run of days
 
 
 class _Worker:
