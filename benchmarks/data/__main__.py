@@ -31,6 +31,7 @@ from data.recipe import UserError, parse_recipe, read_recipe
 from training.config import Recipe
 
 RESULTS = Path("benchmarks/results/data")
+_WARM = 6.0  # seconds of processor time before the first that is timed: caches fill, as in a run of days
 GOAL = 3.0  # times the best of the others that are alike
 
 
@@ -47,9 +48,14 @@ class Result(NamedTuple):
 
 
 def measure(
-    names: Sequence[str], folder: Path, rounds: int, seconds: float, pythons: Mapping[str, str]
+    names: Sequence[str],
+    folder: Path,
+    rounds: int,
+    seconds: float,
+    pythons: Mapping[str, str],
+    warm: float = _WARM,
 ) -> list[Result]:
-    """Rounds in which each contestant runs once."""
+    """Rounds in which each contestant runs once, after ``warm`` seconds that are not counted."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = os.getcwd()
     results = {name: Result(name, []) for name in names}
@@ -58,7 +64,7 @@ def measure(
         for name in names:
             python = pythons.get(name.split("-")[0], sys.executable)
             processes[name] = Process("benchmarks.data.worker", [name], environment, python)
-            answer = processes[name].ask({"folder": str(folder)})
+            answer = processes[name].ask({"folder": str(folder), "warm": warm})
             results[name] = results[name]._replace(unavailable=answer.get("unavailable", ""))
             print(f"{name}: {results[name].unavailable or 'ready'}", flush=True)
         for number in range(rounds):

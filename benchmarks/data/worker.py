@@ -16,8 +16,6 @@ from typing import Any
 from benchmarks.data.contestants import CONTESTANTS
 from benchmarks.turns.process import Unavailable, answer_requests
 
-_WARM = 6.0  # seconds of processor time before the first that is timed: caches fill, as in a run of days
-
 
 class _Worker:
     """A contestant between its turns."""
@@ -32,7 +30,7 @@ class _Worker:
             return measure(self._batches, request["seconds"])
         try:
             self._batches = CONTESTANTS[self._name].start(Path(request["folder"]))
-            measure(self._batches, _WARM)
+            measure(self._batches, request["warm"])
         except ImportError as error:
             python = f"--python {self._name.split('-')[0]}=PATH"
             raise Unavailable(f"{error}; name an interpreter that has it: {python}") from None

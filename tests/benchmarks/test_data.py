@@ -20,7 +20,7 @@ def test_a_contestant_runs_in_a_process_of_its_own_and_one_that_is_not_installed
     ids, ends = texts_of(tmp_path)
     assert said.startswith(f"{len(ends):,} texts") and ends[-1] == len(ids)
     assert (ids[ends - 1] == 2).all() and (ids[np.r_[0, ends[:-1]]] == 0).all()
-    ours, megatron = measure(["calque-mixed", "megatron"], tmp_path, 2, 0.05, {})
+    ours, megatron = measure(["calque-mixed", "megatron"], tmp_path, 2, 0.05, {}, warm=0.05)
     assert len(ours.speeds) == 2 and min(ours.speeds) > 1000
     assert (
         "No module named 'megatron'" in megatron.unavailable
