@@ -3,8 +3,10 @@
     python -m benchmarks.step.guard [--update]
 
 Runs the small preset: contestants take turns over many rounds of a tiny step, and of each pair below the median ratio
-is compared. Another contestant of the same run is the measure, so that a slow machine, or one that is shared, is slow
-for both. A ratio that is more than a quarter below that of the table fails; it is measured once more before.
+of processor time is compared. Another contestant of the same run is the measure, so that a slow machine is slow for
+both. Every process has one thread: with two each small operation waits for the one whose core another process has
+taken, and attention, which is many of them, took two thirds of a step on a machine that was shared. A ratio that is
+more than a quarter below that of the table fails; it is measured once more before.
 
 Products and the rest of a step are not faster by the same factor on another kind of processor, so the table has rows
 for each that was measured (--update adds this one); on any other there is nothing to compare with, which is told.
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.step.problem import PRESETS
-from benchmarks.turns.machine import cores, kind_of_processor
+from benchmarks.turns.machine import kind_of_processor
 
 if TYPE_CHECKING:
     from benchmarks.step.rounds import Result
@@ -74,7 +76,7 @@ def measured() -> dict[str, float]:
 
     found: dict[str, float] = {}
     for problem in PRESETS["small"]:
-        results = {result.contestant: result for result in measure_all(problem, cores(), lambda _: None)}
+        results = {result.contestant: result for result in measure_all(problem, 1, lambda _: None)}
         found |= ratios("alignment" if problem.aligns else "masked", results)
     return found
 
@@ -87,7 +89,7 @@ def ratios(kind: str, results: Mapping[str, Result]) -> dict[str, float]:
             for name in (one, other):
                 if results[name].unavailable:
                     raise SystemExit(f"{name}: {results[name].unavailable}")
-            found[f"{kind}: {one} against {other}"] = results[one].ratio(results[other])
+            found[f"{kind}: {one} against {other}"] = results[one].processor_ratio(results[other])
     return found
 
 

@@ -43,6 +43,12 @@ class Result(NamedTuple):
             for mine, others in zip(self.seconds, other.seconds, strict=True)
         )
 
+    def processor_ratio(self, other: Result) -> float:
+        """``ratio`` by the time of processors instead of the clock: what other processes take is not in it."""
+        return self._replace(seconds=self.processor_seconds).ratio(
+            other._replace(seconds=other.processor_seconds)
+        )
+
 
 def measure_all(
     problem: Problem, threads: int, step: Callable[[str], None], *, profile: bool = False

@@ -61,7 +61,8 @@ def prepare_texts(texts: Texts) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / "sentences.jsonl", sentences)
         _write(folder / "rows.jsonl", rows)
-    prepare(DataConfig.model_validate(data_sections(texts)), say=lambda _: None)
+    # The folder is ours: a store of another version of this project is made anew.
+    prepare(DataConfig.model_validate(data_sections(texts)), rebuild=True, say=lambda _: None)
 
 
 def joined_sentences(lines: Iterable[dict[str, Any]], count: Count) -> Iterator[dict[str, Any]]:
