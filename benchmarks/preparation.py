@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,9 +37,10 @@ VOCABULARY = 16384
 
 
 def calque(folder: Path) -> int:
-    """The whole preparation."""
+    """The whole preparation, of a store that is not there yet."""
+    shutil.rmtree(folder / "store", ignore_errors=True)
     config = _config(folder, "store", {"path": str(folder / "tokenizer")})
-    store = prepare(config, workers=1, rebuild=True, say=lambda message: None)
+    store = prepare(config, workers=1, say=lambda message: None)
     return int(store.manifest["corpora"]["text"]["tokens"])
 
 
