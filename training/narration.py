@@ -68,7 +68,8 @@ class Narration:
     def started(self, step: int, start: StartUp) -> None:
         """``step``, the first of this start, is done: where the time went until then."""
         seconds = {part: round(took, 2) for part, took in start.seconds.items()}
-        self._telemetry.event("start_up", step=step, seconds=seconds, total=round(start.total, 2))
+        busy = {part: round(worked, 2) for part, worked in start.busy.items()}
+        self._telemetry.event("start_up", step=step, seconds=seconds, busy=busy, total=round(start.total, 2))
         parts = ", ".join(f"{part} {took:.1f}" for part, took in seconds.items() if took >= 0.05)
         self._telemetry.say(f"{start.total:.1f} s from the launch to the end of step {step}: {parts}")
 

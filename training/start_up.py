@@ -17,6 +17,8 @@ class StartUp:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.busy: dict[str, float] = {}  # of them this process' processor: the rest was waiting
+        self._worked = 0.0
         pid = os.getpid()
         born = _born(pid)
         launched = _born(_first_of_launch(pid))
@@ -38,6 +40,10 @@ class StartUp:
     def _end(self, part: str, now: float) -> None:
         self.seconds[part] = now - self._last
         self._last = now
+        if part != "launcher":
+            worked = time.process_time()
+            self.busy[part] = worked - self._worked
+            self._worked = worked
 
 
 def _now() -> float:

@@ -52,4 +52,5 @@ def test_a_part_counts_once_and_all_of_them_are_the_total() -> None:
     build = start.seconds["build"]
     start.ends("step")
     start.ends("build")
+    assert list(start.busy) == ["build", "step"]
     assert start.seconds["build"] == build and sum(start.seconds.values()) == pytest.approx(start.total)
