@@ -100,14 +100,17 @@ class _Table:
 
     def add(self, entry: Entry) -> None:
         language, english, translation, _ = entry
-        self._from_pivot.setdefault(_normal(english), {})[(language, translation)] = _normal(translation)
-        self._to_pivot.setdefault((language, _normal(translation)), {})[english] = None
-        for of, normal in ((PIVOT, _normal(english)), (language, _normal(translation))):
+        normal, other = _normal(english), _normal(translation)
+        self._from_pivot.setdefault(normal, {})[(language, translation)] = other
+        self._to_pivot.setdefault((language, other), {})[english] = None
+        for of, phrase in ((PIVOT, normal), (language, other)):
             beginnings = self._beginnings.setdefault(of, set())
             if written_without_spaces(of):
-                beginnings.update(accumulate(normal))
+                beginnings.update(accumulate(phrase))
+            elif " " in phrase:
+                beginnings.update(accumulate(phrase.split(" "), "{} {}".format))
             else:
-                beginnings.update(accumulate(normal.split(" "), "{} {}".format))
+                beginnings.add(phrase)
 
     def beginnings(self, language: str) -> Set[str]:
         """What entries begin with, and themselves: their first words, or characters, where words are not spaced."""
@@ -145,7 +148,7 @@ class Lexicon:
         self._words, self._phrases = _Table(), _Table()
         self.has_phrases = False
         for fields in entries:
-            entry = Entry(*fields)
+            entry = fields if isinstance(fields, Entry) else Entry(*fields)
             if entry.kind != PHRASE:
                 self._words.add(entry)
             if entry.kind == PHRASE or 2 <= len(entry.english.split()) <= LONGEST_PHRASE:
@@ -248,6 +251,7 @@ def primary(language: str) -> str:
 
 
 @lru_cache(maxsize=1 << 12)
+@lru_cache
 def written_without_spaces(language: str) -> bool:
     """Whether words of ``language`` are not set off by spaces; its region and script (zh-Hant) do not matter."""
     return primary(language) in WITHOUT_SPACES
@@ -297,15 +301,16 @@ def read_entries(path: Path) -> Iterator[Entry]:
         if not line:
             continue
         try:
-            columns = line.decode("utf-8").split("\t")
+            columns = line.decode("utf-8").split("\t", 4)
         except UnicodeDecodeError:
             raise UserError(f"lexicon {path}, line {number}: not UTF-8. Convert the file to UTF-8.") from None
-        if len(columns) < 3 or not all(column.strip() for column in columns[:3]):
+        found = [column.strip() for column in columns[:4]]
+        if len(found) < 3 or not (found[0] and found[1] and found[2]):
             raise UserError(
                 f"lexicon {path}, line {number}: expected language, English and translation separated by tabs,"
                 f" found {len(columns)} column(s)."
             )
-        yield Entry(*(column.strip() for column in columns[:4]))
+        yield Entry(*found)
 
 
 if __name__ == "__main__":
