@@ -28,7 +28,6 @@ import numpy as np
 
 from benchmarks.tables import markdown, plain
 from data.config import DataConfig
-from data.prepare import prepare
 from data.sources import read_corpus
 
 DEMO = Path("data/corpora/demo")
@@ -38,6 +37,8 @@ VOCABULARY = 16384
 
 def calque(folder: Path) -> int:
     """The whole preparation, of a store that is not there yet."""
+    from data.preparation import prepare
+
     shutil.rmtree(folder / "store", ignore_errors=True)
     config = _config(folder, "store", {"path": str(folder / "tokenizer")})
     store = prepare(config, workers=1, say=lambda message: None)
@@ -141,6 +142,8 @@ def _config(folder: Path, store: str, tokenizer: dict[str, Any], **others: Any) 
 
 def write_corpus(folder: Path, size: int) -> None:
     """Sentences of the demo in all its languages, two by two, and a tokenizer of them."""
+    from data.preparation import prepare
+
     sentences: dict[str, list[str]] = {}
     path = {"path": str(DEMO / "mono.jsonl.gz")}
     for item in read_corpus(_config(folder, "", {"path": "none"}, **path).corpora["text"], 10_000):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from data.checksums import BLOCK, CheckedFile
 from data.recipe import UserError
+
+if TYPE_CHECKING:  # imported when a file is read: a recipe is checked before
+    import pyarrow as pa
 
 
 class Column(np.lib.mixins.NDArrayOperatorsMixin):
@@ -94,6 +96,8 @@ class ArrowFile:
     def lists(self, name: str) -> tuple[Column, Column]:
         """The ends of a column of lists of numbers, or of texts, and all of its values, or bytes, end to end."""
         column = self._batch.column(name)
+        import pyarrow as pa
+
         offsets, values = column.buffers()[1], column.buffers()[-1]
         kind = np.uint8 if pa.types.is_large_string(column.type) else column.type.value_type.to_pandas_dtype()
         ends = self._column(offsets, np.int64, len(column) + 1)
@@ -108,6 +112,8 @@ class ArrowFile:
 
     @cached_property
     def _batch(self) -> pa.RecordBatch:
+        import pyarrow as pa
+
         size = self._path.stat().st_size  # what describes the columns stands at the beginning and at the end
         self.check(0, min(size, BLOCK))
         self.check(max(0, size - BLOCK), size)
@@ -115,6 +121,8 @@ class ArrowFile:
 
     @cached_property
     def _whole(self) -> pa.Buffer:
+        import pyarrow as pa
+
         return pa.py_buffer(self._file.mapped)
 
     def _column(self, buffer: pa.Buffer, kind: Any, count: int) -> Column:

@@ -21,7 +21,6 @@ import numpy as np
 
 from data.cleaning.examination import open_sieve
 from data.cleaning.sieve import Sieve, check_packages
-from data.command import data_config, recipe_parser, run
 from data.config import DataConfig
 from data.lexicon import LONGEST_PHRASE, PHRASE, PIVOT, primary, runs_of, units_of, written_without_spaces
 from data.progress import Progress
@@ -230,31 +229,6 @@ def pairs_with_english(
                     elif (place := random.randrange(seen[language])) < most:
                         pairs[language][place] = (english, text)
     return dict(sorted(pairs.items()))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = recipe_parser(
-        "data.lexicon",
-        "Induce a word list from the translations that a recipe trains on; held-out corpora are not read.",
-    )
-    parser.add_argument(
-        "--out", required=True, type=Path, help="the word list to write; gzipped if it ends in .gz"
-    )
-    parser.add_argument(
-        "--maximum-pairs", type=int, default=100_000, metavar="N",
-        help="sentence pairs of a language that are read, drawn evenly (default: 100,000, about 2 GB of memory)",
-    )  # fmt: skip
-    given = parser.parse_args(arguments)
-
-    def work() -> str:
-        if not given.out.resolve().parent.is_dir():
-            raise UserError(f"--out {given.out}: there is no folder {given.out.resolve().parent}.")
-        if given.maximum_pairs < 1:
-            raise UserError(f"--maximum-pairs {given.maximum_pairs}: at least one pair is needed.")
-        return induce_from(data_config(given), given.out, given.maximum_pairs)
-
-    return run(work, "nothing was written")
 
 
 def induce_from(config: DataConfig, out: Path, most: int) -> str:

@@ -314,6 +314,6 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
 
 if __name__ == "__main__":
-    from data.induction import main
+    from data.induce import main
 
     sys.exit(main())

@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a recipe whose store, on real text, is prepared. Run folders go elsewhere: pass ``runs``."""
-    from data.prepare import prepare
+    from data.preparation import prepare
     from data.recipe import parse_recipe, read_recipe
     from tests.small_run import write_small_recipe
     from training.config import Recipe

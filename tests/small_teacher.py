@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.prepare import prepare
+from data.lessons import Options, teach
+from data.preparation import prepare
 from data.recipe import parse_recipe, read_recipe
 from data.store import TokenStore
-from data.teach import Options, teach
 from data.teacher import Teacher
 from tests.small_run import write_small_recipe
 from training.config import Recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,14 +17,23 @@ COMMANDS = {
     "benchmarks.data": NOWHERE,
     "benchmarks.growth": ["--rounds", "0"],
     "benchmarks.kernels": ["--op", "nowhere"],
+    "benchmarks.planner": ["--steps", "1"],
+    "benchmarks.preparation": ["--megabytes", "many"],
     "benchmarks.step": ["--preset", "nowhere"],
     "benchmarks.step.guard": ["--nowhere"],
+    "data.lexicon": [*NOWHERE, "--out", "list.tsv"],
+    "data.mine": [*NOWHERE, "--out", "mined.jsonl"],
+    "data.prepare": NOWHERE,
+    "data.teach": [*NOWHERE, "--teacher", "nowhere"],
     "kernels.aot": ["--nowhere"],
     "training.evaluate": ["nowhere"],
     "training.export": ["nowhere", "out"],
     "training.gains": ["nowhere", "nowhere"],
     "training.report": ["nowhere"],
 }
+NO_COMMANDS = {
+    f"benchmarks.{name}.worker" for name in ("data", "growth", "kernels", "step")
+}  # started by commands
 # What takes a tenth of a second or more to import; numpy and pydantic are as far as checking a recipe goes.
 HEAVY = (
     "accelerate", "datasets", "deepspeed", "matplotlib", "pandas", "pyarrow", "scipy", "sentence_transformers",
@@ -44,6 +54,17 @@ for arguments in cases:
     answers.append([status, out.getvalue(), err.getvalue(), [one for one in heavy if one in sys.modules]])
 print(json.dumps(answers))
 """
+
+
+def test_the_table_holds_every_command() -> None:
+    folders = ("benchmarks", "data", "kernels", "model", "objectives", "training")
+    paths = [*Path().glob("*.py"), *(path for folder in folders for path in Path(folder).rglob("*.py"))]
+    found = {
+        ".".join(path.with_suffix("").parts).removesuffix(".__main__")
+        for path in paths
+        if '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")
+    }
+    assert found == COMMANDS.keys() | NO_COMMANDS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -21,7 +21,7 @@ from torch import Tensor
 from data.batch import PackedBatch
 from data.keys import key
 from data.microbatch import Microbatch, MicrobatchMaker
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream
 from data.tally import Tally

@@ -52,7 +52,7 @@ def _ablation(given: argparse.Namespace) -> int:
     # Every variant is checked before anything is spent on the first; the store's fingerprint is not known yet.
     runs_of(plan, preset, seeds, given.set, store="")
     recipe = base_recipe(plan, preset, given.set)
-    from data.prepare import prepare
+    from data.preparation import prepare
     from data.store import TokenStore
 
     store = TokenStore.open(Path(recipe.store)) if given.report else prepare(recipe)

@@ -114,7 +114,7 @@ def table(results: Sequence[Result]) -> list[list[str]]:
 def write_texts(recipe_path: Path, folder: Path) -> str:
     """Prepare the recipe's store and write its training texts for all contestants; returns what they are."""
     recipe = parse_recipe(read_recipe(recipe_path), Recipe)
-    from data.prepare import prepare
+    from data.preparation import prepare
     from data.store import TokenStore
 
     prepare(recipe)

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.step.problem import Texts
 from data.config import DataConfig
-from data.prepare import prepare
+from data.preparation import prepare
 from data.tokenizer import Tokenizer
 
 _DEMO = Path("data/corpora/demo")

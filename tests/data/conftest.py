@@ -11,7 +11,7 @@ import pytest
 
 from data.config import DataConfig
 from data.lexicon import Lexicon
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import parse_recipe, read_recipe
 from data.store import TokenStore
 from data.task import Material

@@ -25,7 +25,7 @@ from data.config import DataConfig
 from data.corpus import CorpusConfig
 from data.counts import summary
 from data.induction import pairs_with_english
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError
 from data.records import ScoredTriplet, Sentence, TranslationPair, segments
 from data.store import TokenStore

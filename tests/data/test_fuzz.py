@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from data.config import CorpusConfig, DataConfig
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError
 from data.records import segments
 from data.sources import REASONS, Reject, Where, read_corpus

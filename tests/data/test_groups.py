@@ -12,7 +12,7 @@ import pytest
 from data.config import DataConfig
 from data.encode import number_of
 from data.groups import number_groups
-from data.prepare import prepare
+from data.preparation import prepare
 
 
 def plain_groups(texts: list[np.ndarray], joined: list[np.ndarray]) -> list[int]:

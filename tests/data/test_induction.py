@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from data import induction
-from data.induction import Induced, induce, main
+from data.induce import main
+from data.induction import Induced, induce
 from data.lexicon import Lexicon, read_entries
 
 DEMO = Path("data/corpora/demo")

@@ -12,15 +12,17 @@ import pytest
 
 from data import nearest as search
 from data.config import CorpusConfig
-from data.mine import Options, main, mine
+from data.lessons import Options as TeachOptions
+from data.lessons import teach
+from data.mine import main
+from data.mining import mine
+from data.mining_options import Options
 from data.nearest import nearest, texts_of
 from data.recipe import UserError
 from data.records import ScoredTriplet
 from data.sources import read_corpus
 from data.sources.checks import check_corpus
 from data.store import TokenStore
-from data.teach import Options as TeachOptions
-from data.teach import teach
 from data.teaching import Teaching
 from tests.small_teacher import SmallTeacher, write_margin_recipe, write_teacher
 

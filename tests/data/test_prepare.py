@@ -17,7 +17,8 @@ import pytest
 from data.config import DataConfig
 from data.counts import summary
 from data.inputs import differences
-from data.prepare import main, prepare
+from data.preparation import prepare
+from data.prepare import main
 from data.recipe import UserError
 from data.store import TokenStore
 from data.tokenizer import Tokenizer

@@ -18,7 +18,8 @@ import pytest
 
 from data import journal, spool
 from data.config import DataConfig
-from data.prepare import main, prepare
+from data.preparation import prepare
+from data.prepare import main
 from data.recipe import UserError
 from data.store import TokenStore
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from data.config import CorpusConfig, DataConfig
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError
 from data.sources.shifts import Shift, check_alignment, find_shift
 from tests.data.conftest import DEMO

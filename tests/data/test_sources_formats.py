@@ -16,7 +16,7 @@ import pytest
 
 from data.config import CorpusConfig, DataConfig
 from data.mixing import sentences_of
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError
 from data.records import Record, Sentence, TranslationPair
 from data.sources import REASONS, Reject, read_corpus

@@ -15,7 +15,7 @@ import pytest
 
 from data.config import DataConfig
 from data.encode import number_of
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError
 from data.store import TokenStore
 from data.tokenizer import Tokenizer

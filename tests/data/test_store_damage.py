@@ -17,7 +17,7 @@ import xxhash
 
 from data.checksums import BLOCK, digest_of, digest_of_file, sums_beside
 from data.config import DataConfig
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError
 from data.store import TokenStore, write_manifest
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from data import teach as command
-from data.prepare import prepare
+from data.lessons import MANIFEST, PARTIAL, Options, teach
+from data.preparation import prepare
 from data.recipe import UserError
 from data.store import TokenStore
 from data.tasks import TasksConfig
-from data.teach import MANIFEST, PARTIAL, Options, teach
 from data.teacher import Teacher
 from data.teaching import Taught, Teaching
 from tests.small_teacher import WIDTH, SmallTeacher, write_teacher

@@ -9,7 +9,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import parse_recipe, read_recipe
 from tests.small_run import write_small_recipe
 from tests.training.runs import WITHOUT_EVALUATION, numbers, train

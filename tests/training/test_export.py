@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import UserError, parse_recipe, read_recipe
 from model.huggingface import load_weights, read_config
 from tests.small_run import write_small_recipe

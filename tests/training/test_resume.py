@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import pretrain
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import parse_recipe, read_recipe
 from model import tensor_file
 from tests.small_run import write_small_recipe

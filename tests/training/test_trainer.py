@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.prepare import prepare
+from data.preparation import prepare
 from data.recipe import parse_recipe, read_recipe
 from tests.small_run import write_small_recipe
 from tests.training.golden import GOLDEN, golden_losses, read_golden
