@@ -200,7 +200,7 @@ def test_the_digests_of_a_store_that_is_there_are_compared_where_that_is_quick_o
     path.write_bytes(content)
     with pytest.raises(UserError, match="rows.arrow: not the bytes that were written.*--rebuild"):
         prepare(config, workers=1)
-    monkeypatch.setattr("data.prepare.VERIFIED_ALWAYS", 1000)
+    monkeypatch.setattr("data.preparation.VERIFIED_ALWAYS", 1000)
     prepare(config, workers=1)  # a large one: its sizes alone
     with pytest.raises(UserError, match="not the bytes that were written"):
         prepare(config, workers=1, verify=True)
