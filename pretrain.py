@@ -43,12 +43,13 @@ def main() -> int:
         parser.error("--world belongs to --dry-run; a launcher says how many processes a run has")
     # Imports stand where their work begins: --help does not wait for the recipe's, a wrong recipe not for torch's.
     from data.recipe import UserError, parse_recipe, read_recipe
-    from training import environment
-    from training.config import Recipe
-    from training.sharding import data_ranks, read_sharding, resolve_sharding, sharding_file
 
     try:
         raw = read_recipe(arguments.recipe, arguments.set)
+        from training import environment
+        from training.config import Recipe
+        from training.sharding import data_ranks, read_sharding, resolve_sharding, sharding_file
+
         recipe = parse_recipe(raw, Recipe)
         gpu = os.path.exists("/dev/nvidiactl") or arguments.world is not None
         environment.prepare()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from data.recipe import UserError, parse_recipe, read_recipe
 from training import environment
-from training.config import Recipe
 from training.metrics import append_event, read_evaluations, read_metrics
 from training.run_folder import RECIPE_FILE
 from training.tables import print_figures, print_languages
@@ -31,7 +30,10 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         environment.prepare()
-        recipe = parse_recipe(read_recipe(arguments.run / RECIPE_FILE), Recipe)
+        raw = read_recipe(arguments.run / RECIPE_FILE)
+        from training.config import Recipe
+
+        recipe = parse_recipe(raw, Recipe)
         if not recipe.evaluation.retrieval:
             raise UserError(
                 f"{arguments.run}: its recipe has no evaluation.retrieval, so there is nothing to show."

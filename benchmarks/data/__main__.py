@@ -28,7 +28,6 @@ from benchmarks.tables import markdown, plain
 from benchmarks.turns.machine import machine
 from benchmarks.turns.process import Process
 from data.recipe import UserError, parse_recipe, read_recipe
-from training.config import Recipe
 
 RESULTS = Path("benchmarks/results/data")
 _WARM = 6.0  # seconds of processor time before the first that is timed: caches fill, as in a run of days
@@ -113,7 +112,10 @@ def table(results: Sequence[Result]) -> list[list[str]]:
 
 def write_texts(recipe_path: Path, folder: Path) -> str:
     """Prepare the recipe's store and write its training texts for all contestants; returns what they are."""
-    recipe = parse_recipe(read_recipe(recipe_path), Recipe)
+    raw = read_recipe(recipe_path)
+    from training.config import Recipe
+
+    recipe = parse_recipe(raw, Recipe)
     from data.preparation import prepare
     from data.store import TokenStore
 
