@@ -21,7 +21,7 @@ from model.config import EncoderConfig
 # As kernels/vocabulary/tiles.py has them.
 _TILE_ROWS = 8192
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
-_KEPT_BYTES = 128 * 2**20
+_KEPT_BYTES = {"cpu": 192 * 2**20, "cuda": 1024 * 2**20}
 _ALIGNED = 64
 _NUMBER = 8  # bytes of an id or a place
 _SIMILARITIES = 2 * 1024 * 1024 * 4  # two tiles, as kernels/alignment/streaming.py has them
@@ -96,18 +96,18 @@ def _heads(config: EncoderConfig, contents: Contents, cutting: Cutting, width: i
     vectors = (3 * contents.sentence_documents + 4 * contents.pairs) * config.width * 4
     return {
         "masked head": 4 * read + contents.predicted * (2 * width + 4 * _NUMBER + 3 * 4),
-        "vocabulary loss": _logits(config, contents, cutting, width),
+        "vocabulary loss": _of_the_vocabulary(config, contents, cutting, width),
         "sentence vectors": sentences + vectors,
     }
 
 
-def _logits(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> int:
+def _of_the_vocabulary(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> int:
+    """Bytes that the vocabulary loss holds until its backward: the logits, or gradients of the table and its bias."""
     own = -(-config.vocabulary_size // cutting.tensor)
     if cutting.loss == "reference":  # every rank the whole vocabulary
         gathered = config.vocabulary_size * (config.width + 1) * width if cutting.tensor > 1 else 0
         return contents.predicted * config.vocabulary_size * 4 + gathered
-    tile, tiles = _tiles(own, contents.predicted, cutting, width)
-    return min(tiles, _KEPT_BYTES // tile) * tile
+    return own * (config.width + 1) * width
 
 
 def _tiles(ids: int, predicted: int, cutting: Cutting, width: int) -> tuple[int, int]:
@@ -121,16 +121,18 @@ def _tiles(ids: int, predicted: int, cutting: Cutting, width: int) -> tuple[int,
 def loss_temporaries(
     config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, stage: int
 ) -> dict[str, int]:
-    """Bytes of what the backward of the masked losses makes on the way, as if all of it were alive at once.
+    """Bytes of what the masked losses make on the way, as if all of it were alive at once.
 
-    The gradient of the token table is that of the head until, after all layers, that of the embedding joins it; at
-    stages 0 and 1 one of the two is counted already.
+    The gradient of the token table is that of the head, which is held from the forward on but for the dense form,
+    until, after all layers, that of the embedding joins it; at stages 0 and 1 one of the two is counted already.
     """
+    gradients = (1 if stage < 2 else 2) - (cutting.loss != "reference")
     own = -(-config.vocabulary_size // cutting.tensor)
-    tile, _ = _tiles(own, contents.predicted, cutting, width)
+    tile, tiles = _tiles(own, contents.predicted, cutting, width)
+    kept = min(tiles, _KEPT_BYTES[cutting.device] // tile)
     return {
-        "table's gradient": own * config.width * width * (1 if stage < 2 else 2),
-        "a tile of logits": tile + contents.predicted * config.width * (width + 4),
+        "table's gradient": own * config.width * width * gradients,
+        "logits": (kept + 1) * tile + contents.predicted * config.width * (width + 4),
     }
 
 
