@@ -23,7 +23,7 @@ def read_texts(corpora: Sequence[Corpus], of: np.ndarray, segments: np.ndarray, 
     for number in np.unique(of):
         corpus, here = corpora[number], np.flatnonzero(of == number)
         mine = segments[here]
-        ends, values = corpus._ids
+        ends, values = corpus.id_columns
         starts = ends[mine]
         lengths[here] = ends[mine + 1] - starts
         languages[here] = corpus.segment_language[mine]

@@ -96,7 +96,7 @@ class Corpus:
 
     def ids_between(self, first: int, last: int) -> np.ndarray:
         """The ids of segments ``first`` to ``last`` (excluded), end to end: a view."""
-        ends, values = self._ids
+        ends, values = self.id_columns
         return values[ends[first] : ends[last]]
 
     def text(self, segment: int) -> str:
@@ -118,7 +118,8 @@ class Corpus:
         return self._file(f"{self.name}.arrow")
 
     @cached_property
-    def _ids(self) -> tuple[Column, Column]:
+    def id_columns(self) -> tuple[Column, Column]:
+        """(S + 1,) int64 where the ids of each segment begin, with the end of the last; (I,) int32 all ids."""
         return self._rows.lists("ids")
 
     @cached_property

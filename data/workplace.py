@@ -1,9 +1,9 @@
 """The folder in which a store is built: beside its place, kept when the work is interrupted, gone when it is done.
 
 STORE.partial/made_of.json    from what it is built, and by what
-STORE.partial/work/           journals and spools of what was done so far
-STORE.partial/store/          the store to be
-STORE.partial/old/            the store that was in its place, while they change places
+STORE.partial/work            journals and spools of what was done so far
+STORE.partial/store           the store to be
+STORE.partial/old             the store that was in its place, while they change places
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def read_everything(folder: Path) -> None:
             corpus.ids(segment), corpus.text(segment), corpus.segment_groups[segment], corpus.row_of(segment)
         for column in (
             corpus.segment_language, corpus.segment_record, corpus.segment_lengths, corpus.segment_groups,
-            corpus.record_starts, *corpus._ids, *corpus._text,
+            corpus.record_starts, *corpus.id_columns, *corpus._text,
         ):  # fmt: skip
             np.asarray(column)
 

@@ -310,7 +310,7 @@ def test_an_id_outside_of_the_vocabulary_never_leaves_for_the_model(
     small_recipe: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
 ) -> None:
     (stream,) = streams_for(small_recipe)
-    read = Corpus._ids.func  # type: ignore[attr-defined]
+    read = Corpus.id_columns.func  # type: ignore[attr-defined]
 
     def damaged(corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
         ends, ids = read(corpus)
@@ -318,6 +318,6 @@ def test_an_id_outside_of_the_vocabulary_never_leaves_for_the_model(
         ids[np.asarray(ends)[1:] - 1] = wrong
         return ends, ids
 
-    monkeypatch.setattr(Corpus, "_ids", property(damaged))
+    monkeypatch.setattr(Corpus, "id_columns", property(damaged))
     with pytest.raises(UserError, match="holds ids outside of its vocabulary.*--rebuild"):
         stream.next()
