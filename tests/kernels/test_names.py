@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 LOSSES = "import kernels.alignment, kernels.margin, kernels.vocabulary, kernels.implementation\n"
 
 
-def run(program: str, *path: Path) -> subprocess.CompletedProcess[str]:
+def run(program: str, *path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run ``program`` in a fresh process, with the folders of ``path`` behind everything else that it imports from."""
     program = f"import sys\nsys.path.extend({[str(folder) for folder in path]})\n{program}"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
+    )
 
 
 def test_import_of_kernels_loads_neither_torch_nor_triton_and_has_no_version() -> None:
@@ -26,7 +30,9 @@ def test_import_of_kernels_loads_neither_torch_nor_triton_and_has_no_version() -
     assert done.returncode == 0, done.stderr
 
 
-def test_losses_load_nothing_beyond_torch_in_less_than_50_milliseconds_of_processor() -> None:
+def test_losses_load_nothing_beyond_torch_in_less_than_50_milliseconds_of_processor(
+    tmp_path: Path,
+) -> None:
     # Neither triton nor a compiler. What torch has loaded before does not count: it may look for triton by itself.
     program = (
         "import time, torch, torch.distributed\nbefore, begin = set(sys.modules), time.process_time()\n"
@@ -37,12 +43,12 @@ def test_losses_load_nothing_beyond_torch_in_less_than_50_milliseconds_of_proces
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "assert not [name for name in sys.modules if name.endswith('triton') and name.startswith('kernels')]\n"
     )
-    for last in (False, True):  # the first time may write byte code
-        done = run(program)
+    seconds = []
+    for _ in range(4):  # the first one writes byte code, which a setting around may forbid
+        done = run(program, PYTHONDONTWRITEBYTECODE="", PYTHONPYCACHEPREFIX=str(tmp_path))
         assert done.returncode == 0, done.stderr
-        if float(done.stdout) < 0.05:
-            break
-        assert not last, f"{done.stdout} seconds"
+        seconds.append(float(done.stdout))
+    assert min(seconds) < 0.05, f"{seconds} seconds"
 
 
 def test_an_unknown_name_is_an_import_error_with_the_remedy() -> None:
