@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -150,12 +151,17 @@ def write_corpus(folder: Path, size: int) -> None:
         if isinstance(item, tuple):
             sentences.setdefault(item[1].language, []).append(item[1].text)  # type: ignore[union-attr]
     draw = random.Random(1)
-    languages = sorted(sentences)
+    pairs = [
+        (language, f"{first} {second}")
+        for language, mine in sorted(sentences.items())
+        for first, second in zip(mine[::2], mine[1::2], strict=False)
+    ]
+    draw.shuffle(pairs)
     with (folder / "text.jsonl").open("w", encoding="utf-8") as file:
-        while size > 0:
-            language = draw.choice(languages)
-            text = " ".join(draw.choices(sentences[language], k=2))
+        for language, text in cycle(pairs):  # each once, before any is there again
             size -= file.write(json.dumps({"text": text, "lang": language}, ensure_ascii=False) + "\n")
+            if size <= 0:
+                break
     trained = prepare(
         _config(folder, "trained", {"train": {"vocabulary_size": VOCABULARY}}, **path),
         workers=1,

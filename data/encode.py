@@ -14,6 +14,7 @@ import numpy as np
 from data.records import Record, ScoredTriplet, TranslationPair, segments
 from data.sources import Reject, Where
 from data.tokenizer import Tokenizer
+from data.words import encoder_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ def encode_chunk(
     """
     tokenizer = _opened(tokenizer_folder, fingerprint)
     texts = [segments(record) for _, record in records]
-    encoded = iter(tokenizer.encode([text for row in texts for _, text in row]))
+    encoded = iter(encoder_of(tokenizer)([text for row in texts for _, text in row]))
     kept: list[tuple[str, str, np.ndarray]] = []
     sizes, joined, scores, rejects = [], [], [], []
     truncated: Counter[str] = Counter()

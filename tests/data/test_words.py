@@ -56,3 +56,26 @@ def test_a_tokenizer_that_sees_beyond_words_gets_whole_texts(tokenizer):
         encode = staticmethod(lambda texts: [np.array([len(text)], np.int32) for text in texts])
 
     assert [ids.tolist() for ids in WordEncoder(Whole())(["a b", "c"])] == [[3], [1]]
+
+
+def test_what_is_used_most_is_kept_when_there_is_too_much(tokenizer):
+    asked = []
+
+    class Asked:
+        cuts_at_spaces = True
+
+        def encode(self, texts):
+            asked.extend(texts)
+            return tokenizer.encode(texts)
+
+    encode = WordEncoder(Asked(), most=8)
+    long = "x" * 100  # is not kept at all
+    texts = [f"the door is open {chr(97 + n)}{chr(98 + n)} {long}" for n in range(12)]
+    for text in texts:
+        (found,) = encode([text])
+        assert np.array_equal(found, tokenizer.encode([text])[0])
+    assert all(asked.count(word) == 1 for word in ("the", "door", "is", "open"))
+    assert asked.count(long) == len(texts)
+    asked.clear()
+    encode(texts)
+    assert "the" not in asked and 4 <= len(asked) <= 12  # of the others at most as many as are kept
