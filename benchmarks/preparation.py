@@ -181,7 +181,12 @@ def run(name: str, folder: Path) -> dict[str, float]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation", description=__doc__)
-    parser.add_argument("--megabytes", type=float, default=8.0, help="of text (default: %(default)s)")
+    parser.add_argument(
+        "--megabytes",
+        type=float,
+        default=2.9,
+        help="of text; 2.9 is every sentence once (default: %(default)s)",
+    )
     parser.add_argument(
         "--rounds", type=int, default=3, help="each contestant's turns (default: %(default)s)"
     )

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.growth", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of each point (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="of each point (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help=f"files to write, without ending ({RESULTS})"
     )

@@ -35,7 +35,10 @@ def machine_of(measured: Sequence[Measured], cores: int) -> Machine:
     """
     from scipy.optimize import nnls
 
-    rows = [[crowding(each, cores) * amount for amount in _amounts(each.work)] for each in measured]
+    rows = [
+        [crowding(each, cores) * amount for amount in _computed(each.work)] + [each.work.sent]
+        for each in measured
+    ]
     times = np.array([each.seconds for each in measured])
     costs, _ = nnls(np.array(rows) / times[:, None], np.ones(len(measured)))
     layers, head, attention, memory, call, message = (float(cost) for cost in costs)
@@ -43,8 +46,12 @@ def machine_of(measured: Sequence[Measured], cores: int) -> Machine:
 
 
 def foretold(each: Measured, machine: Machine, cores: int) -> float:
-    """Seconds of a step by the model: ranks that are more than cores take turns on them."""
-    return machine.seconds(each.work) * crowding(each, cores)
+    """Seconds of a step by the model: ranks that are more than cores take turns on them.
+
+    What messages take is mostly waiting for the other side, and that is when another rank has its turn.
+    """
+    of_messages = machine.parts(each.work)["messages"]
+    return (machine.seconds(each.work) - of_messages) * crowding(each, cores) + of_messages
 
 
 def crowding(each: Measured, cores: int) -> float:
@@ -52,8 +59,8 @@ def crowding(each: Measured, cores: int) -> float:
     return max(1.0, each.point.ranks / cores)
 
 
-def _amounts(work: Work) -> list[float]:
-    return [work.layers, work.head, work.attention, work.moved + work.updated, work.calls, work.sent]
+def _computed(work: Work) -> list[float]:
+    return [work.layers, work.head, work.attention, work.moved + work.updated, work.calls]
 
 
 def _rate(cost: float) -> float:

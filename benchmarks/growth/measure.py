@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -26,8 +25,8 @@ class Measured(NamedTuple):
     """A point, and what was found."""
 
     point: Point
-    seconds: float  # of a step, the slowest rank's; median over the rounds
-    processor_seconds: float  # of all ranks together; median
+    seconds: float  # of a step, the slowest rank's; of the fastest round: what others take only adds
+    processor_seconds: float  # of all ranks together; least
     grown_bytes: int  # of all ranks: by how much they grew, weights and optimizer among it
     contents: Contents  # of a rank, the mean
     work: Work  # of a rank
@@ -92,10 +91,8 @@ def _of_answers(point: Point, answers: Sequence[dict[str, Any]]) -> Measured:
     work, planned = _by_arithmetic(point, contents, kept)
     return Measured(
         point,
-        statistics.median(max(of_round) for of_round in zip(*(a["seconds"] for a in answers), strict=True)),
-        statistics.median(
-            sum(of_round) for of_round in zip(*(a["processor_seconds"] for a in answers), strict=True)
-        ),
+        min(max(of_round) for of_round in zip(*(a["seconds"] for a in answers), strict=True)),
+        min(sum(of_round) for of_round in zip(*(a["processor_seconds"] for a in answers), strict=True)),
         sum(answer["grown_bytes"] or 0 for answer in answers),
         contents,
         work,

@@ -57,7 +57,8 @@ def _page(growth: Growth, command: str) -> Iterator[str]:
     yield (
         f"A step of MMLM, TLM and CAMLM on the demo's text in float32, ZeRO-3, one thread a rank; where a table does"
         f" not say otherwise one rank, {base.layers} layers x {base.width}, feed-forward {base.feed_forward},"
-        f" {base.vocabulary:,} ids, {base.tokens:,} tokens a step. s: median of the rounds, of the slowest rank. MiB:"
+        f" {base.vocabulary:,} ids, {base.tokens:,} tokens a step. s: the fastest round's, of its"
+        " slowest rank (what others do on a shared machine only adds). attention: its part of the operations. MiB:"
         " by how much all ranks together grew when the step was built and run, weights and optimizer among it;"
         " arithmetic: what `--dry-run` says of it without ZeRO's bucket, which stays almost empty here. model: the cost"
         " model, whose rates come from the points with a *."
@@ -77,16 +78,16 @@ def _page(growth: Growth, command: str) -> Iterator[str]:
 
 
 def _rows(growth: Growth, title: str, points: Sequence[Point]) -> Iterator[list[str]]:
-    yield [title, "s", "model", "error", "attention's part", "tokens/s", "MiB", "arithmetic"]
+    yield [title, "s", "model", "error", "attention", "tokens/s", "MiB", "arithmetic"]
     for point in points:
         each = growth.of(point)
-        parts = growth.machine.parts(each.work)
+        work = each.work
         yield [
             f"{size_of(title, point):,}{' *' if point in CALIBRATION else ''}",
             f"{each.seconds:.3f}",
             f"{foretold(each, growth.machine, growth.cores):.3f}",
             f"{100 * growth.error(each):+.0f} %",
-            f"{100 * parts['attention'] / sum(parts.values()):.0f} %",
+            f"{100 * work.attention / work.operations:.1f} %",
             f"{each.contents.tokens * point.ranks / each.seconds:,.0f}",
             f"{each.grown_bytes / 2**20:,.0f}",
             f"{each.planned_bytes / 2**20:,.0f}",
