@@ -15,11 +15,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from data.keys import chances, sequence
-from data.laid import FIRST_POSITION, Document, Laid, context_documents
+from data.laid import FIRST_POSITION, Laid, context_documents
 from data.masking import corrupt
 from data.ragged import counted, places, row_of_each, starts_of
 from data.recipe import Section
-from data.task import SPECIALS, Draw, Draws, Made, Material, Part, Records, TaskConfig, ends_of
+from data.task import SPECIALS, Draws, Made, Material, Part, Records, TaskConfig, ends_of
 from data.texts import Texts
 
 
@@ -124,7 +124,10 @@ def make_btmlm(records: Records, material: Material, config: TaskConfig) -> Made
 
 
 def _asking(texts: Texts, pseudo: np.ndarray, targets: np.ndarray, draws: Draws, material: Material) -> Laid:
-    """[<s> x </s> | placeholders] of every text: what ``asking_document`` makes of one."""
+    """[<s> x </s> | placeholders] of every text: at these readers the model writes tokens of the target language.
+
+    It is always told: nothing else says in which one to write.
+    """
     alone = context_documents(texts.ids, texts.lengths, texts.languages, ends_of(material.tokenizer))
     x = texts.lengths + SPECIALS
     whole, firsts = x + pseudo, starts_of(x + pseudo)
@@ -165,30 +168,3 @@ def target_languages(sources: np.ndarray, material: Material, drawn: np.ndarray)
     point = np.where(point >= reached[sources] - own, point + own, point)
     found = np.minimum(np.searchsorted(reached, point, side="right"), len(reached) - 1)
     return np.where(left > 1e-12, found, -1)
-
-
-def asking_document(
-    context: np.ndarray,
-    positions: np.ndarray,
-    language: int,
-    places: np.ndarray,
-    target: int,
-    mask_id: int,
-    draw: Draw,
-) -> Document:
-    """[context | placeholders]: a document at whose readers the model writes tokens of language ``target``.
-
-    ``context`` (n,) are ids at ``positions`` (n,), in ``language``; ``places`` (k,) are the placeholders' positions.
-    Its language is always told: nothing else says in which one to write.
-    """
-    count = len(places)
-    return Document(
-        np.concatenate([context, np.full(count, mask_id)]).astype(np.int32),
-        np.concatenate([positions, places]),
-        np.repeat([language, target], [len(context), count]),
-        len(context),
-        len(context) + np.arange(count),
-        np.zeros(count, dtype=np.int64),  # nothing is right or wrong here
-        draws=draw.random("decode").random(count),
-        language_shown=True,
-    )

@@ -31,7 +31,8 @@ from data.recipe import UserError
 from data.records import Record, segments
 from data.sources import Item, Reject, Where, files_of_corpus
 from data.store import IDS, digest_of_values, sha256_of, write_manifest
-from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer, copy_tokenizer
+from data.tokenizer_training import train_tokenizer
 from data.workers import WorkerPool, in_a_process
 from data.workplace import Workplace
 

@@ -4,7 +4,7 @@
       ──▶ words ──▶ word alignment ──▶ phrases that all links agree on ──▶ counts, thresholds ──▶ a word list (TSV)
 
 Words are those of data/lexicon.py, so that what is induced is found again. Languages without spaces are cut into
-pieces by a unigram model of their own texts (data/tokenizer.py); up to three pieces together may be a word.
+pieces by a unigram model of their own texts (data/tokenizer_training.py); up to three pieces together may be a word.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from data.recipe import UserError
 from data.records import TranslationPair
 from data.sources import Reject, files_of_corpus
 from data.sources.checks import check_corpus
-from data.tokenizer import learn_pieces
+from data.tokenizer_training import learn_pieces
 from data.word_alignment import PASSES, Sentences, aligned, consistent_phrases
 from data.workers import WorkerPool
 

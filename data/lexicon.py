@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -67,6 +67,7 @@ class Translations(tuple[Translation, ...]):
 
 
 NONE = Translations()
+_NOTHING: Mapping[str, bool] = {}
 
 
 class Match(NamedTuple):
@@ -101,7 +102,7 @@ class _Table:
     def __init__(self) -> None:
         self._from_pivot: dict[str, dict[Translation, str]] = {}  # with what a translation looks like
         self._to_pivot: dict[tuple[str, str], dict[str, None]] = {}
-        self._beginnings: dict[str, set[str]] = {}
+        self._beginnings: dict[str, dict[str, bool]] = {}  # and whether an entry goes on there
         self._looked_up = lru_cache(maxsize=1 << 18)(self._look_up)  # texts repeat their words
 
     def add(self, entry: Entry) -> None:
@@ -110,17 +111,20 @@ class _Table:
         self._from_pivot.setdefault(normal, {})[(language, translation)] = other
         self._to_pivot.setdefault((language, other), {})[english] = None
         for of, phrase in ((PIVOT, normal), (language, other)):
-            beginnings = self._beginnings.setdefault(of, set())
+            beginnings = self._beginnings.setdefault(of, {})
             if written_without_spaces(of):
-                beginnings.update(accumulate(phrase))
+                beginnings.update(dict.fromkeys(accumulate(phrase[:-1]), True))
             elif " " in phrase:
-                beginnings.update(accumulate(phrase.split(" "), "{} {}".format))
-            else:
-                beginnings.add(phrase)
+                before = phrase.split(" ")[:-1]
+                beginnings.update(dict.fromkeys(accumulate(before, "{} {}".format), True))
+            beginnings.setdefault(phrase, False)
 
-    def beginnings(self, language: str) -> Set[str]:
-        """What entries begin with, and themselves: their first words, or characters, where words are not spaced."""
-        return self._beginnings.get(language, frozenset())
+    def beginnings(self, language: str) -> Mapping[str, bool]:
+        """What entries begin with, and themselves, and whether an entry goes on there.
+
+        Beginnings are some first words, or characters where words are not spaced.
+        """
+        return self._beginnings.get(language, _NOTHING)
 
     def translations(self, language: str, normal: str) -> Translations:
         """In languages other than ``language``, without those that look the same."""
@@ -201,7 +205,7 @@ class Lexicon:
         spaced = not written_without_spaces(language)
         units = units_of(language, text)
         name = self._name(language)
-        beginnings = table.beginnings(name) if name is not None else frozenset()
+        beginnings = table.beginnings(name) if name is not None else _NOTHING
         longest = longest if spaced else _LONGEST_RUN
         matches: list[Match] = []
         i = unmatched = 0
@@ -233,9 +237,9 @@ def _longest(
     normal, last = text[start:stop].casefold(), first
     limit = min(len(units), first + limit)
     found: list[tuple[int, str]] = []  # the ends of what an entry could be
-    while normal in beginnings:
+    while (goes_on := beginnings.get(normal)) is not None:
         found.append((last, normal))
-        if last + 1 == limit or not _adjacent(text, stop, units[last + 1][0], spaced):
+        if not goes_on or last + 1 == limit or not _adjacent(text, stop, units[last + 1][0], spaced):
             break
         last += 1
         stop = units[last][1]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.back_translation import asking_document, target_languages
+from data.back_translation import target_languages
 from data.keys import chances, sequence
 from data.laid import FIRST_POSITION, Document, Example, Laid, context_documents
 from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig, both_sides_mixed
@@ -302,9 +302,17 @@ def _with_pseudo_tokens(
     ids[spans], languages[spans + 1] = tokenizer.mask_id, target
     document = replace(_document(ids, source, material), language=languages, slots=spans + 1)
     x = wrapped(source.ids, tokenizer)
-    places = FIRST_POSITION + len(x) + 1 + spans  # after the </s> that begins the other side of a pair
-    positions = np.arange(len(x)) + FIRST_POSITION
-    asking = asking_document(x, positions, source.number, places, int(target), tokenizer.mask_id, draw)
-    asking = replace(asking, draws=draw.random(f"{site}: decode").random(len(spans)))
+    asked = len(spans)
+    of_x, behind = np.arange(len(x)) + FIRST_POSITION, FIRST_POSITION + len(x) + 1  # it begins with </s>
+    asking = Document(
+        np.concatenate([x, np.full(asked, tokenizer.mask_id)]).astype(np.int32),
+        np.concatenate([of_x, behind + spans]),
+        np.repeat([source.number, int(target)], [len(x), asked]),
+        len(x),
+        len(x) + np.arange(asked),
+        np.zeros(asked, np.int64),  # nothing is right or wrong here
+        draws=draw.random(f"{site}: decode").random(asked),
+        language_shown=True,  # nothing else says in which one to write
+    )
     how = Mixture("pseudo_tokens", 0, count, count, 2, False)  # if it is kept
     return _Side(ids, how, document, asking)

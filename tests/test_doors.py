@@ -11,7 +11,7 @@ import pytest
 
 DOORS = {
     "sentence_transformers": "data/teacher.py",
-    "sentencepiece": "data/tokenizer.py",
+    "sentencepiece": "data/tokenizer_training.py",
     "datasets": "data/sources/hugging_face.py",
     "polib": "data/sources/po.py",
     "py3langid": "data/cleaning/language.py",

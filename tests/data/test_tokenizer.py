@@ -15,10 +15,11 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
-import data.tokenizer
+import data.tokenizer_training
 from data.config import TrainTokenizerConfig
 from data.recipe import UserError
-from data.tokenizer import Tokenizer, copy_tokenizer, train_tokenizer
+from data.tokenizer import Tokenizer, copy_tokenizer
+from data.tokenizer_training import train_tokenizer
 
 DEMO = Path("data/corpora/demo")
 
@@ -38,7 +39,7 @@ class Trained(NamedTuple):
 
 def train(folder: Path, sentences: Iterable[tuple[str, str]], config: TrainTokenizerConfig) -> Trained:
     models = []
-    write = data.tokenizer.write_tokenizer
+    write = data.tokenizer_training.write_tokenizer
 
     def spy(model: bytes, folder: Path) -> None:
         models.append(model)
@@ -46,7 +47,7 @@ def train(folder: Path, sentences: Iterable[tuple[str, str]], config: TrainToken
 
     pairs = list(sentences)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data.tokenizer, "write_tokenizer", spy)
+        patch.setattr(data.tokenizer_training, "write_tokenizer", spy)
         train_tokenizer(lambda: pairs, config, folder)
     return Trained(folder, models[0])
 
@@ -172,7 +173,7 @@ def test_languages_are_weighted_by_characters_to_the_power_of_the_temperature(
     for language, text in sentences:
         characters[language] += len(text)
     weighted: dict[str, float] = defaultdict(float)
-    lines = list(data.tokenizer._weighted_sentences(lambda: sentences, config))
+    lines = list(data.tokenizer_training._weighted_sentences(lambda: sentences, config))
     for text, weight in (line.split("\t") for line in lines):
         weighted[language_of[text]] += len(text) * int(weight)
     assert len(lines) <= maximum + len(characters)
