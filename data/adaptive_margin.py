@@ -19,6 +19,7 @@ from data.laid import Laid, Triplets, context_documents
 from data.ragged import places, starts_of
 from data.recipe import Section
 from data.task import SPECIALS, Made, Material, Part, Records, TaskConfig, ends_of
+from data.triplet_alignment import TripletConfig
 
 _BOUND_OF_RUNNING = 0.3  # of the margins
 
@@ -66,10 +67,9 @@ class MarginConfig(Section):
         return self
 
 
-class AdaptiveMarginConfig(TaskConfig, MarginConfig):
+class AdaptiveMarginConfig(TripletConfig, MarginConfig):
     """Triplets of scored corpora."""
 
-    negatives: int = Field(4, ge=1, le=64)  # of a triplet that are used, the first ones
     teacher: str | None = None  # folder of data.teach whose scores stand in for those of the corpora
 
 

@@ -1,8 +1,8 @@
 """PackedBatch: one microbatch as plain tensors, the contract between data and model.
 
 Letters used in shapes: T tokens of a microbatch (fixed by the recipe), N documents, M predicted positions,
-P pairs of documents that mean the same, Q triplets of an anchor, its positive and K negatives, Et width of the
-teacher's vectors, S pseudo tokens.
+P pairs of documents that mean the same, H documents that pairs are compared with beside each other, Q triplets of an
+anchor, its positive and K negatives, Et width of the teacher's vectors, S pseudo tokens.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class PackedBatch:
     teacher_vectors: Tensor  # (sentence_documents, Et) float32 of unit length, zeros where there is none
     sentence_tokens: int
     sentence_documents: int
+    negatives: Tensor = field(default_factory=_no_numbers)  # (H,) int64, document numbers
+    negative_groups: Tensor = field(default_factory=_no_numbers)  # (H,) int64, as those of pairs
     slots: Tensor = field(default_factory=_no_numbers)  # (S,) int64, positions of pseudo tokens in the stream
     draws: Tensor = field(default_factory=_no_numbers)  # (M,) float64 in [0, 1), where ids are to be drawn
     generation: PackedBatch | None = None  # its M is this batch's S
@@ -80,7 +82,7 @@ class PackedBatch:
             triplet_anchor=nothing, triplet_positive=nothing, triplet_negatives=nothing.view(0, 0),
             teacher_gaps=nothing.float().view(0, 0), triplet_stream=nothing,
             teacher_vectors=nothing.float().view(0, 0), sentence_tokens=0, sentence_documents=0,
-            slots=nothing, draws=nothing.double(),
+            negatives=nothing, negative_groups=nothing, slots=nothing, draws=nothing.double(),
         )  # fmt: skip
 
     def filled(self, ids: Tensor) -> PackedBatch:

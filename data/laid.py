@@ -101,6 +101,8 @@ class Laid:
     pairs: np.ndarray = field(default_factory=lambda: _nothing().reshape(0, 2))  # (P, 2) documents
     pair_examples: np.ndarray = field(default_factory=_nothing)  # (P,) the example of each pair
     groups: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (n,), if there are pairs
+    negatives: np.ndarray = field(default_factory=_nothing)  # (H,) documents that pairs are compared with
+    negative_groups: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (H,)
     triplets: Triplets = field(default_factory=no_triplets)
     triplet_examples: np.ndarray = field(default_factory=_nothing)  # (Q,)
     teacher: np.ndarray | None = None  # (N, Et) float32, zeros where there is none

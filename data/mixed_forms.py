@@ -6,7 +6,7 @@ generators, drawn by weight ──▶ the first that can give something ──�
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -202,7 +202,10 @@ def _mixed_sides(
     config: MixedAlignmentConfig,
 ) -> dict[int, _Side]:
     """What the first generator that can makes of each text, in the order drawn for it; of some, nothing."""
-    waiting = {number: _generators(number, site, draws, config) for number in numbers}
+    weights = config.generators.weights()
+    if PSEUDO_TOKENS in draws.shut:
+        weights.pop("pseudo_tokens", None)
+    waiting = {number: _generators(number, site, draws, weights) for number in numbers}
     found: dict[int, _Side] = {}
     while waiting:
         proposed: dict[int, tuple[str, MixedText]] = {}
@@ -228,11 +231,8 @@ def _mixed_sides(
     return {number: found[number] for number in sorted(found)}
 
 
-def _generators(number: int, site: str, draws: Draws, config: MixedAlignmentConfig) -> list[str]:
-    """The generators that are on, in the order drawn for a record."""
-    weights = config.generators.weights()
-    if PSEUDO_TOKENS in draws.shut:
-        weights.pop("pseudo_tokens", None)
+def _generators(number: int, site: str, draws: Draws, weights: Mapping[str, float]) -> list[str]:
+    """The names of ``weights`` in the order drawn for a record."""
     names = list(weights)
     if len(names) < 2:
         return names

@@ -67,6 +67,10 @@ def pack(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width: int
             [np.empty(0, np.uint64), *(block.groups[block.pair_examples] for block in compared)]
         ).view(np.int64),
         "pair_stream": _joined([block.streams[block.pair_examples] for block in ordered]),
+        "negatives": _joined([first + block.negatives for first, block in moved]),
+        "negative_groups": np.concatenate(
+            [np.empty(0, np.uint64), *(block.negative_groups for block in ordered)]
+        ).view(np.int64),
         **_triplet_columns([(first, block.triplets) for first, block in moved]),
         "triplet_stream": _joined([block.streams[block.triplet_examples] for block in ordered]),
         "teacher_vectors": _teacher_vectors(compared, sentence_documents, teacher_width),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -40,6 +41,24 @@ def read_texts(corpora: Sequence[Corpus], of: np.ndarray, segments: np.ndarray, 
     firsts = starts_of(lengths)
     for here, values in found:
         ids[places(firsts[here], lengths[here])] = values
-    return Texts(
-        languages, lengths, ids, groups, lambda i: corpora[of[i]].text(int(segments[i])), scores, teacher
-    )
+    return Texts(languages, lengths, ids, groups, _Written(corpora, of, segments), scores, teacher)
+
+
+class _Written:
+    """What stood there, of all texts as soon as one is asked for: tasks look at all or at none."""
+
+    def __init__(self, corpora: Sequence[Corpus], of: np.ndarray, segments: np.ndarray) -> None:
+        self._corpora, self._of, self._segments = corpora, of, segments
+
+    def __call__(self, number: int) -> str:
+        return self._texts[number]
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        found = [""] * len(self._segments)
+        for number in np.unique(self._of):
+            here = np.flatnonzero(self._of == number)
+            texts = self._corpora[number].texts(self._segments[here])
+            for place, text in zip(here.tolist(), texts, strict=True):
+                found[place] = text
+        return found

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.adaptive_margin import AdaptiveMarginConfig
 from data.back_translation import BackTranslationConfig
 from data.index import Index, Lists, Rule
 from data.keys import hashed, key
@@ -19,6 +18,7 @@ from data.stages import SamplingConfig
 from data.store import Corpus, TokenStore
 from data.task import Task, TaskConfig
 from data.tasks import TASKS, TasksConfig, TranslationAlignmentConfig
+from data.triplet_alignment import TripletConfig
 
 
 class Numbers(Protocol):
@@ -162,7 +162,7 @@ def streams_of(
             raise UserError(f"task {name} {lack}")
         pool = {
             of: [each for each in parts if settings.serves(lexicon, of, each[0].kind)]
-            for of, parts in sorted(pools[task.reads].items())
+            for of, parts in sorted(pools[_pool_of(name, task)].items())
         }
         found = [
             Stream(
@@ -172,7 +172,7 @@ def streams_of(
                 tuple(part for _, part in parts),
                 settings,
                 further,
-                texts_of_row=2 + settings.negatives if isinstance(settings, AdaptiveMarginConfig) else 0,
+                texts_of_row=2 + settings.negatives if isinstance(settings, TripletConfig) else 0,
             )
             for of, parts in pool.items()
             if parts
@@ -222,10 +222,15 @@ def bilingual_shares(store: TokenStore, sampling: SamplingConfig) -> np.ndarray:
 Pool = dict[tuple[str, ...], list[tuple[Corpus, Part]]]  # by language, or by the two of a pair
 
 
+def _pool_of(name: str, task: Task) -> str:
+    """What a task reads; of triplets each task reads as many texts as it wants to."""
+    return f"triplets of {name}" if task.reads == "triplets" else task.reads
+
+
 def _pools(store: TokenStore, tasks: TasksConfig, sampling: SamplingConfig) -> dict[str, Pool]:
     """What can be read: of each kind the parts by language, or by the two of a pair in the order of their names."""
     index = Index(store)
-    pools: dict[str, Pool] = {"sentences": {}, "texts": {}, "pairs": {}, "triplets": {}}
+    pools: dict[str, Pool] = {_pool_of(name, task): {} for name, task in TASKS.items()}
 
     def add(pool: Pool, corpus: Corpus, number: int, lists: Lists) -> None:
         for of, (sides, tokens) in lists.items():
@@ -244,10 +249,9 @@ def _pools(store: TokenStore, tasks: TasksConfig, sampling: SamplingConfig) -> d
         if corpus.held_out:
             continue
         if corpus.kind == "scored":
-            if tasks.adaptive_margin is not None:
-                add(
-                    pools["triplets"], corpus, number, index.triplets(corpus, tasks.adaptive_margin.negatives)
-                )
+            for name, settings in tasks.triplets().items():
+                pool = pools[_pool_of(name, TASKS[name])]
+                add(pool, corpus, number, index.triplets(corpus, settings.negatives))
             continue
         texts = index.texts(corpus)
         add(pools["texts"], corpus, number, texts)

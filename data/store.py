@@ -27,6 +27,7 @@ import numpy as np
 
 from data.checksums import digest_of_file
 from data.columns import ArrowFile, Column
+from data.ragged import places
 from data.recipe import UserError
 
 MANIFEST = "manifest.json"
@@ -103,6 +104,16 @@ class Corpus:
         """The text of a segment, whole even where its ids are cut."""
         ends, values = self._text
         return values[ends[segment] : ends[segment + 1]].tobytes().decode("utf-8")
+
+    def texts(self, segments: np.ndarray) -> list[str]:
+        """The texts of ``segments`` (n,), by one look into the column."""
+        ends, values = self._text
+        starts = ends[segments]
+        lengths = ends[segments + 1] - starts
+        whole, last = values[places(starts, lengths)].tobytes(), np.cumsum(lengths)
+        return [
+            whole[a:b].decode("utf-8") for a, b in zip((last - lengths).tolist(), last.tolist(), strict=True)
+        ]
 
     def row_of(self, segment: int) -> range:
         """The segments of the record that holds ``segment``, itself among them."""

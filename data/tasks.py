@@ -33,6 +33,7 @@ from data.task import (
     room_of_text,
     room_of_texts,
 )
+from data.triplet_alignment import TripletConfig, make_triplet_alignment
 
 
 class MaskedConfig(TaskConfig):
@@ -66,6 +67,7 @@ class TasksConfig(Section):
     mixed_alignment: MixedAlignmentConfig | None = None
     btmlm: BackTranslationConfig | None = None
     adaptive_margin: AdaptiveMarginConfig | None = None
+    triplet_alignment: TripletConfig | None = None
     in_batch_margin: InBatchMarginConfig | None = None  # rides on the pairs of the alignment tasks
 
     @model_validator(mode="after")
@@ -85,6 +87,15 @@ class TasksConfig(Section):
     def enabled(self) -> dict[str, TaskConfig]:
         """Name -> settings of the tasks that are on and have records of their own, in the order of the table."""
         return {name: getattr(self, name) for name in TASKS if getattr(self, name) is not None}
+
+    @property
+    def aligns(self) -> bool:
+        """Whether pairs are compared with each other for some task."""
+        return any(TASKS[name].loss == "alignment" for name in self.enabled())
+
+    def triplets(self) -> dict[str, TripletConfig]:
+        """Name -> settings of those that read triplets."""
+        return {name: each for name, each in self.enabled().items() if isinstance(each, TripletConfig)}
 
 
 def _room_of_pair(
@@ -230,6 +241,14 @@ TASKS: dict[str, Task] = {
             "margin",
             room_of_texts,
             make_adaptive_margin,
+        ),
+        Task(
+            "triplet_alignment",
+            "bilingual",
+            "triplets",
+            "alignment",
+            room_of_texts,
+            make_triplet_alignment,
         ),
         Task("btmlm", "monolingual", "sentences", "masked", room_of_text_and_pseudo, make_btmlm),
     )

@@ -73,7 +73,7 @@ def pair_margin(
     the anchor; the tasks draw the order, so that over the steps both directions are learned.
     """
     seen = teacher_vectors.any(1)[pairs.documents].all(1)
-    documents, groups, stream = (column[seen] for column in pairs)
+    documents, groups, stream = (column[seen] for column in (pairs.documents, pairs.groups, pairs.stream))
     first, second = documents.unbind(1)
     loss = in_batch_margin_loss(
         vectors.index_select(0, first),

@@ -39,16 +39,18 @@ class Comparison(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """P pairs of documents, the columns of a batch that compare."""
+    """P pairs of documents and H further negatives, the columns of a batch that compare."""
 
     documents: Tensor  # (P, 2) rows of the sentence vectors
     groups: Tensor  # (P,) pairs of one group are never each other's negatives
     stream: Tensor  # (P,)
+    negatives: Tensor  # (H,) rows of the sentence vectors that every pair's first text is compared with too
+    negative_groups: Tensor  # (H,)
 
 
 def pairs_of(batch: PackedBatch) -> Pairs:
     """Return the pairs of ``batch``."""
-    return Pairs(batch.pairs, batch.pair_groups, batch.pair_stream)
+    return Pairs(batch.pairs, batch.pair_groups, batch.pair_stream, batch.negatives, batch.negative_groups)
 
 
 def sentence_alignment(
@@ -91,11 +93,11 @@ def align(
     positives = torch.arange(len(pairs.documents), device=vectors.device)
     loss = alignment_loss(
         vectors.index_select(0, pairs.documents[:, 0]),
-        vectors.index_select(0, pairs.documents[:, 1]),
+        vectors.index_select(0, torch.cat([pairs.documents[:, 1], pairs.negatives])),
         positives,
         inverse_temperature,
         query_groups=pairs.groups,
-        key_groups=pairs.groups,
+        key_groups=torch.cat([pairs.groups, pairs.negative_groups]),
         weights=weights[pairs.stream],
         additive_margin=comparison.additive_margin,
         widths=comparison.prefixes(vectors.shape[1]),

@@ -62,7 +62,8 @@ class AlignmentPool:
         self._inverse_temperature = output.inverse_temperature.detach()
         self._teacher_vectors.append(batch.teacher_vectors)
         pairs = pairs_of(batch)
-        self._pairs.append(pairs._replace(documents=pairs.documents + documents_before))
+        moved = {name: getattr(pairs, name) + documents_before for name in ("documents", "negatives")}
+        self._pairs.append(pairs._replace(**moved))
 
     def solve(self) -> Alignment:
         """Return the loss of the rank's pairs in the pool of the step, detached; every rank must call."""

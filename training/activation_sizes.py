@@ -21,7 +21,7 @@ from model.config import EncoderConfig
 # As kernels/vocabulary/tiles.py has them.
 _TILE_ROWS = 8192
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
-_KEPT_BYTES = {"cpu": 192 * 2**20, "cuda": 1024 * 2**20}
+_KEPT_BYTES = {"cpu": 168 * 2**20, "cuda": 1024 * 2**20}
 _ALIGNED = 64
 _NUMBER = 8  # bytes of an id or a place
 _SIMILARITIES = 2 * 1024 * 1024 * 4  # two tiles, as kernels/alignment/streaming.py has them

@@ -217,8 +217,8 @@ class Recipe(DataConfig):
     def _fits_together(self) -> Recipe:
         problems = []
         alignment = self.tasks.translation_alignment
-        margin = self.tasks.adaptive_margin
-        texts = max(alignment.texts if alignment else 2, 2 + margin.negatives if margin else 0)
+        margin, triplets = self.tasks.adaptive_margin, self.tasks.triplets().values()
+        texts = max(alignment.texts if alignment else 2, *(2 + each.negatives for each in triplets), 0)
         if self.batch.row_tokens < texts * self.maximum_tokens:
             problems.append(
                 f"batch.row_tokens {self.batch.row_tokens} must hold {texts} documents of maximum_tokens"
@@ -231,9 +231,10 @@ class Recipe(DataConfig):
                     f"corpora.{name} has no scores, so tasks.adaptive_margin needs a teacher's: python -m data.teach,"
                     " and name the folder that it writes as tasks.adaptive_margin.teacher"
                 )
-        if self.alignment != AlignmentConfig() and not (alignment or self.tasks.mixed_alignment):
+        if self.alignment != AlignmentConfig() and not self.tasks.aligns:
             problems.append(
-                "alignment is the loss of tasks.translation_alignment and tasks.mixed_alignment, and neither is on"
+                "alignment is the loss of tasks.translation_alignment, mixed_alignment and triplet_alignment, and none"
+                " of them is on"
             )
         if self.model.width is not None and (problem := self.alignment.too_wide(self.model.width)):
             problems.append(problem)

@@ -39,7 +39,7 @@ TILE_ROWS = 8192
 TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
 ALIGNED = 64  # columns of a tile are a multiple, so that its rows begin where wide loads can
 # Of logits that are not made twice.
-KEPT_BYTES = {"cpu": 192 * 2**20, "cuda": 1024 * 2**20}
+KEPT_BYTES = {"cpu": 168 * 2**20, "cuda": 1024 * 2**20}
 # Positions from which on another product of their logits would take longer than adding to the table's gradient:
 # reading and writing a number of it against that many multiplications and additions.
 LEAST_BAND = {"cpu": 64, "cuda": 1024}
@@ -215,9 +215,9 @@ class _Gradients:
         asked: tuple[bool, ...],
     ) -> None:
         of_hidden, of_table, of_bias = asked
-        self._table, self._weights, self._ranks = table, weights, shard.ranks
+        self._inputs, self._table, self._weights, self._ranks = hidden, table, weights, shard.ranks
         self._narrow = weights.to(hidden.dtype)
-        self._scaled = hidden * self._narrow[:, None]
+        self._scaled: tuple[slice, Tensor] | None = None  # rows of ``hidden`` with their weights
         self._hidden = torch.zeros_like(hidden, dtype=weights.dtype) if of_hidden else None
         self._dtype = hidden.dtype
         self._of_table = _Rows(table, shard.counted, len(hidden)) if of_table else None
@@ -228,7 +228,9 @@ class _Gradients:
         if self._hidden is not None:
             _add_product(self._hidden[block], difference, self._table[ids])
         if self._of_table is not None:
-            self._of_table.add_product(difference.T, self._scaled[block], ids, block)
+            if self._scaled is None or self._scaled[0] != block:
+                self._scaled = block, self._inputs[block] * self._narrow[block, None]
+            self._of_table.add_product(difference.T, self._scaled[1], ids, block)
         if self._of_bias is not None:
             self._of_bias.add_product(difference.T, self._narrow[block], ids, block)
 

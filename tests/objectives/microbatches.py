@@ -18,6 +18,8 @@ def batch_of(
     pair_groups: Tensor | None = None,
     pair_stream: Tensor | None = None,
     prediction_stream: Tensor | None = None,
+    negatives: Tensor | None = None,
+    negative_groups: Tensor | None = None,
 ) -> PackedBatch:
     """Return a microbatch of one-token documents; the token is the document's row in ``TinyEncoder``."""
     empty = torch.empty(0, dtype=torch.int64)
@@ -42,24 +44,36 @@ def batch_of(
         teacher_gaps=torch.empty(0, 0),
         triplet_stream=empty,
         teacher_vectors=torch.empty(documents, 0),
+        negatives=empty if negatives is None else negatives,
+        negative_groups=empty if negative_groups is None else negative_groups,
         sentence_tokens=documents,
         sentence_documents=documents,
     )
 
 
 def step_of(pairs_of_microbatches: list[int], seed: int = 0) -> list[PackedBatch]:
-    """Return microbatches with so many pairs each; their documents, groups and streams are drawn."""
-    generator = torch.Generator().manual_seed(seed)
+    """Return microbatches with so many pairs each, and half as many hard negatives.
 
-    def draw(high: int, count: int) -> Tensor:
-        return torch.randint(high, (count,), generator=generator)
+    Their documents, groups and streams are drawn.
+    """
+    generator, of_negatives = (torch.Generator().manual_seed(each) for each in (seed, 1000 + seed))
+
+    def draw(high: int, count: int, by: torch.Generator = generator) -> Tensor:
+        return torch.randint(high, (count,), generator=by)
 
     return [
         batch_of(
-            features=draw(TinyEncoder.DOCUMENTS, 2 * count + 1),  # one document of no pair
+            features=torch.cat(
+                [
+                    draw(TinyEncoder.DOCUMENTS, 2 * count + 1),  # one document of no pair
+                    draw(TinyEncoder.DOCUMENTS, count // 2, of_negatives),
+                ]
+            ),
             pairs=torch.randperm(2 * count + 1, generator=generator)[: 2 * count].view(count, 2),
             pair_groups=draw(12, count),
             pair_stream=draw(STREAMS, count),
+            negatives=2 * count + 1 + torch.arange(count // 2),
+            negative_groups=draw(12, count // 2, of_negatives),
         )
         for count in pairs_of_microbatches
     ]
@@ -73,6 +87,8 @@ def joined(microbatches: list[PackedBatch]) -> PackedBatch:
         pairs=torch.cat([batch.pairs + start for batch, start in zip(microbatches, first, strict=True)]),
         pair_groups=torch.cat([batch.pair_groups for batch in microbatches]),
         pair_stream=torch.cat([batch.pair_stream for batch in microbatches]),
+        negatives=torch.cat([b.negatives + start for b, start in zip(microbatches, first, strict=True)]),
+        negative_groups=torch.cat([batch.negative_groups for batch in microbatches]),
     )
 
 

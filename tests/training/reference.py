@@ -203,6 +203,7 @@ def _losses(
     losses: list[Tensor] = []
     streams: list[Tensor] = []
     left, right, groups, pair_streams = [], [], [], []
+    negatives_of_pool, negative_groups = [], []
     for batch in batches:
         if batch.generation is not None:
             batch = with_pseudo_tokens(model, batch, batch.generation)
@@ -228,15 +229,19 @@ def _losses(
             negatives = [n for n in batch.triplet_negatives[row].tolist() if n >= 0]
             gaps = torch.stack([vector[a] @ vector[p] - vector[a] @ vector[n] for n in negatives])
             triplets.append(margins["adaptive_margin"].mean(gaps, batch.teacher_gaps[row, : len(negatives)]))
+        negatives_of_pool += [vector[n] for n in batch.negatives.tolist()]
+        negative_groups.append(batch.negative_groups)
         groups.append(batch.pair_groups)
         pair_streams.append(batch.pair_stream)
     if left:
         group = torch.cat(groups)
-        hidden_pairs = (group[:, None] == group) & ~torch.eye(len(group), dtype=torch.bool)
-        similar = torch.stack(left) @ torch.stack(right).T * model.temperature(hidden)
+        of_keys = torch.cat([group, *negative_groups])
+        hidden_pairs = (group[:, None] == of_keys) & ~torch.eye(len(group), len(of_keys), dtype=torch.bool)
+        similar = torch.stack(left) @ torch.stack(right + negatives_of_pool).T * model.temperature(hidden)
         similar = similar.masked_fill(hidden_pairs, float("-inf"))
         own = similar.diagonal()
-        losses.append((similar.logsumexp(1) - own + similar.logsumexp(0) - own) / 2)
+        columns = similar[:, : len(group)].logsumexp(0)
+        losses.append((similar.logsumexp(1) - own + columns - own) / 2)
         streams.append(torch.cat(pair_streams))
     found: dict[str, Tensor] = {}
     if triplets:

@@ -37,6 +37,7 @@ def reference(margin_recipe: Path) -> Reference:
     # Without these the comparison below would say nothing.
     assert all(sum(len(batch.triplet_anchor) for batch in step) > 2 for step in steps)
     assert any((batch.triplet_negatives < 0).any() for step in steps for batch in step)
+    assert all(sum(len(batch.negatives) for batch in step) > 2 for step in steps)
     taught = torch.cat([batch.teacher_vectors.any(1) for step in steps for batch in step])
     assert taught.any() and not taught.all()
     return train_plainly(recipe, steps)
@@ -55,7 +56,7 @@ def test_margins_are_those_of_one_process_without_deepspeed(
     steps = read_metrics(tmp_path / "small")
     for name in (
         "loss",
-        *(f"loss/{task}" for task in ("mmlm", "translation_alignment", *MARGINS)),
+        *(f"loss/{task}" for task in ("mmlm", "translation_alignment", "triplet_alignment", *MARGINS)),
         "grad_norm",
     ):
         assert relative(column(steps, name), column(reference.steps, name)) <= 2e-6, name
