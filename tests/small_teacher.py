@@ -24,7 +24,7 @@ TRIPLETS = (
 )
 TASKS = (
     "  adaptive_margin: {{weight: 4, loss_weight: 2.0, negatives: 3, offset: 0.1}}\n"
-    "  triplet_alignment: {{weight: 2, negatives: 2}}\n"
+    "  triplet_alignment: {{weight: 2, loss_weight: 0.25, negatives: 2}}\n"
     "  in_batch_margin: {{teacher: {folder}/teacher, form: softplus, loss_weight: 0.5, maximum: 0.8}}\n"
 )
 
