@@ -121,7 +121,7 @@ def gated(generators: str) -> str:
         (("sampling.stages=[{tokens: 5, weights: {tml: 1}}, {}]",), "sampling.stages.0.weights names 'tml'; tasks"),
         (
             ("tasks.translation_alignment=null", "tasks.mixed_alignment=null", "alignment.additive_margin=0.1"),
-            "alignment is the loss of tasks.translation_alignment and tasks.mixed_alignment, and neither is on",
+            "alignment is the loss of tasks.translation_alignment, mixed_alignment and triplet_alignment, and none",
         ),
         (("sampling.stages=[{tokens: 5, budget: {}}, {}]",), "stages.0.budget: unknown key; did you mean 'budgets'?"),
         (("sampling.maximum_epochs={test: 3}",), "names 'test'; corpora that are trained on: rows, sentences"),
