@@ -31,7 +31,7 @@ _LONGEST_RUN = 16
 # Placeholders, markup and addresses are read as one unit, so that the words in them are left alone.
 # `regex` counts combining marks as part of a word, which Devanagari needs and `re` does not do.
 _WORD = regex.compile(r"\w+(?:[-'’]\w+)*", regex.V1)
-# Where no character is a mark, nor a number that is no digit, `re` finds the same, at twice the speed.
+# Of the characters that _NOT_PLAIN leaves out, `re` says the same as `regex`, and sooner.
 _PLAIN_WORD = re.compile(_WORD.pattern)
 _NOT_PLAIN = re.compile(
     r"[^\x00-\x7F\xA0\xAB\xBB\xC0-\u02FF\u0386-\u03CE\u0400-\u0481\u048A-\u0523\u05D0-\u05EA"

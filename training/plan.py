@@ -141,7 +141,7 @@ def parts_of(recipe: Recipe, config: EncoderConfig, resolved: Mapping[str, Any],
     cutting = Cutting(
         tensor, recipe.parallel.sequence, recipe.model.activation_checkpointing, device, implementation
     )
-    aligned = any(TASKS[name].loss == "alignment" for name in recipe.tasks.enabled())
+    aligned = recipe.tasks.aligns
     accumulation = int(resolved["gradient_accumulation_steps"])
     passes = Passes(accumulation, aligned and accumulation > 1, recipe.tasks.generates)
     return Parts(config, whole, shapes, expected(recipe, device), cutting, passes)

@@ -292,7 +292,7 @@ class Trainer:
         self.engine.train()
         return run_microbatches(
             self.engine, text.batches, weights,
-            aligned=any(stream.task.loss == "alignment" for stream in self.data.streams),
+            aligned=self.recipe.tasks.aligns,
             comparison=Comparison(self.recipe.alignment.additive_margin, self.recipe.alignment.matryoshka),
             margins=self._margins_of(text.tally),
             kernels=self.recipe.kernels,

@@ -34,20 +34,25 @@ def test_of_texts_whose_characters_meet_over_spaces(tokenizer, texts):
         assert np.array_equal(found, whole)
 
 
+class Asked:
+    """A tokenizer that keeps what it is asked to encode."""
+
+    cuts_at_spaces = True
+
+    def __init__(self, tokenizer):
+        self._tokenizer, self.words = tokenizer, []
+
+    def encode(self, texts):
+        self.words.extend(texts)
+        return self._tokenizer.encode(texts)
+
+
 def test_a_word_that_was_seen_is_not_encoded_again(tokenizer):
-    asked = []
-
-    class Asked:
-        cuts_at_spaces = True
-
-        def encode(self, texts):
-            asked.extend(texts)
-            return tokenizer.encode(texts)
-
-    encode = WordEncoder(Asked())
+    asked = Asked(tokenizer)
+    encode = WordEncoder(asked)
     encode(["the door is open", "the door"])
     encode(["is the window open"])
-    assert sorted(asked) == ["door", "is", "open", "the", "window"]
+    assert sorted(asked.words) == ["door", "is", "open", "the", "window"]
 
 
 def test_a_tokenizer_that_sees_beyond_words_gets_whole_texts(tokenizer):
@@ -59,23 +64,17 @@ def test_a_tokenizer_that_sees_beyond_words_gets_whole_texts(tokenizer):
 
 
 def test_what_is_used_most_is_kept_when_there_is_too_much(tokenizer):
-    asked = []
-
-    class Asked:
-        cuts_at_spaces = True
-
-        def encode(self, texts):
-            asked.extend(texts)
-            return tokenizer.encode(texts)
-
-    encode = WordEncoder(Asked(), most=8)
+    asked = Asked(tokenizer)
+    encode = WordEncoder(asked, most=8)
     long = "x" * 100  # is not kept at all
     texts = [f"the door is open {chr(97 + n)}{chr(98 + n)} {long}" for n in range(12)]
     for text in texts:
         (found,) = encode([text])
         assert np.array_equal(found, tokenizer.encode([text])[0])
-    assert all(asked.count(word) == 1 for word in ("the", "door", "is", "open"))
-    assert asked.count(long) == len(texts)
-    asked.clear()
+    assert all(asked.words.count(word) == 1 for word in ("the", "door", "is", "open"))
+    assert asked.words.count(long) == len(texts)
+    asked.words.clear()
     encode(texts)
-    assert "the" not in asked and 4 <= len(asked) <= 12  # of the others at most as many as are kept
+    assert (
+        "the" not in asked.words and 4 <= len(asked.words) <= 12
+    )  # of the others at most as many as are kept
