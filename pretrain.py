@@ -15,7 +15,7 @@ def main() -> int:
     parser.add_argument(
         "--deepspeed_config",
         "--deepspeed-config",
-        help="how to shard it (default: ds_configs/zero3.json; without GPUs cpu.json, and one_process.json for one)",
+        help="how to shard it (default: ds_configs/zero3.json, without GPUs cpu.json; one process: one_process.json)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"

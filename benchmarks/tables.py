@@ -24,3 +24,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [rows[0], rule, *rows[1:]])
+
+
+def seconds(value: float) -> str:
+    """With as many digits as tell two of them apart."""
+    return f"{value:.3f}" if value >= 0.1 else f"{value:.5f}"

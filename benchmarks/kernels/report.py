@@ -11,7 +11,7 @@ from benchmarks.kernels import arithmetic
 from benchmarks.kernels.goals import verdicts
 from benchmarks.kernels.problem import Problem
 from benchmarks.kernels.rounds import Result
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, seconds
 
 _MIB: Final = 2**20
 _BASES: Final = (
@@ -23,9 +23,10 @@ _BASES: Final = (
 
 READING: Final = (
     "Forward and backward. time: median of the rounds, in which all took turns; x: against the row marked 1.00, median"
-    " over the rounds. extra: highest resident memory of the process less what it held before the run, in MiB, the"
-    " gradients of the inputs among it; beyond: without these. errors: of the loss, and of the worst gradient by its"
-    " norm, against the definition in float64 from the same inputs, on a smaller problem of the same kind."
+    " over the rounds. extra: highest resident memory of the process (on a GPU: the most that torch's allocator gave)"
+    " less what it held before the run, in MiB, the gradients of the inputs among it; beyond: without these. errors:"
+    " of the loss, and of the worst gradient by its norm, against the definition in float64 from the same inputs, on a"
+    " smaller problem of the same kind."
 )
 
 
@@ -51,7 +52,7 @@ def table(measured: Measured) -> list[list[str]]:
         beyond = None if result.extra_bytes is None else result.extra_bytes - sum(result.gradient_bytes)
         ratio = "" if base is None else f"{result.ratio(base):.2f}"
         rows.append(
-            [title, f"{result.median():.3f}", ratio, _mib(result.extra_bytes), _mib(beyond),
+            [title, seconds(result.median()), ratio, _mib(result.extra_bytes), _mib(beyond),
              _error(result.loss_error), _error(result.gradient_error)]
         )  # fmt: skip
     return rows

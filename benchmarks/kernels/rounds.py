@@ -44,8 +44,8 @@ def measure_all(problem: Problem, threads: int, step: Callable[[str], None]) -> 
     workers = []
     try:
         for name in problem.contestants:
-            worker = _Worker(name, environment)
-            workers.append(worker)
+            workers.append(_Worker(problem.operation, name, environment))
+        for name, worker in zip(problem.contestants, workers, strict=True):
             worker.ask(problem._asdict())
             step(f"{name}: {worker.result.unavailable or 'ready'}")
         for number in range(problem.rounds):
@@ -68,9 +68,9 @@ def steps_of(problem: Problem) -> int:
 class _Worker:
     """A process with one contestant, and what it has told so far."""
 
-    def __init__(self, contestant: str, environment: dict[str, str]) -> None:
+    def __init__(self, operation: str, contestant: str, environment: dict[str, str]) -> None:
         self.result = Result(contestant, [], [])
-        self._process = Process("benchmarks.kernels.worker", [contestant], environment)
+        self._process = Process("benchmarks.kernels.worker", [operation, contestant], environment)
 
     def ask(self, request: dict[str, Any]) -> None:
         """Send a request, wait for the answer and keep it."""

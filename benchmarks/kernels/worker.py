@@ -1,6 +1,6 @@
 """A process that measures one contestant: told the problem, it says how exact it is; told "run", what a run costs.
 
-    python -m benchmarks.kernels.worker CONTESTANT < requests        lines of JSON, both ways
+    python -m benchmarks.kernels.worker OPERATION CONTESTANT < requests        lines of JSON, both ways
 
 A process of its own, because only the peak of a whole process is what a loss really takes: the highest resident
 memory that Linux saw during the run, less what was resident before (on a GPU: what torch's allocator saw). It stays
@@ -11,17 +11,22 @@ from __future__ import annotations
 
 import gc
 import importlib
+import statistics
 import sys
 import time
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.kernels.problem import Outcome, Problem, Run
+from benchmarks.turns import device as on
 from benchmarks.turns import memory
 from benchmarks.turns.process import answer_requests
 
+RUNS_ON_GPU: Final = 5
 
-def main(contestant: str) -> int:
+
+def main(operation: str, contestant: str) -> int:
     """The first request names the problem and is answered with the errors, every further one with a run's cost."""
+    importlib.import_module(f"benchmarks.kernels.{operation}")  # while others do the same
     run: Run | None = None
     device = "cpu"
 
@@ -43,7 +48,7 @@ def prepare(problem: Problem, contestant: str) -> tuple[Run, dict[str, Any]]:
     _, contestant_of = operation.CONTESTANTS[contestant]
     small = operation.make(problem, small=True)
     outcome = contestant_of(small)()
-    answer: dict[str, Any] = {"sees_peak": _reset_peak(problem.device)}
+    answer: dict[str, Any] = {"sees_peak": on.reset_peak(problem.device)}
     if outcome.loss is not None:
         answer |= errors(outcome, operation.truth(small))
     del small, outcome
@@ -67,39 +72,33 @@ def errors(outcome: Outcome, truth: Outcome) -> dict[str, float]:
 
 
 def measure(run: Run, device: str) -> dict[str, Any]:
-    """Seconds, processor seconds and extra bytes of one forward and backward, gradients held at the end."""
-    import torch
+    """Seconds, processor seconds and extra bytes of one forward and backward, gradients held at the end.
 
-    gpu = device.startswith("cuda")
+    On a GPU the seconds are the median of several after one that is not counted: its clock rises with its work.
+    """
     gc.collect()
     memory.trim()
-    _reset_peak(device)
-    before = torch.cuda.memory_allocated() if gpu else memory.resident()
-    begin, processor = time.perf_counter(), time.process_time()
-    outcome = run()
-    if gpu:
-        torch.cuda.synchronize()
-    seconds, processor = time.perf_counter() - begin, time.process_time() - processor
-    peak = torch.cuda.max_memory_allocated() if gpu else memory.peak()
+    if on.on_gpu(device):
+        run()
+    on.reset_peak(device)
+    before = on.held(device)
+    seconds, processor = [], time.process_time()
+    for _ in range(RUNS_ON_GPU if on.on_gpu(device) else 1):
+        begin = time.perf_counter()
+        outcome = run()
+        on.synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    processor = (time.process_time() - processor) / len(seconds)
+    peak = on.peak(device)
     of_gradients = [gradient.numel() * gradient.element_size() for gradient in outcome.gradients]
+    on.give_back(device)
     return {
-        "seconds": seconds,
+        "seconds": statistics.median(seconds),
         "processor_seconds": processor,
         "extra_bytes": None if peak is None or before is None else peak - before,
         "gradient_bytes": of_gradients,
     }
 
 
-def _reset_peak(device: str) -> bool:
-    """Set the peak back to what is there now; False where the system can not."""
-    if device.startswith("cuda"):
-        import torch
-
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        return True
-    return memory.reset_peak()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

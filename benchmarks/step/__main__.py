@@ -1,6 +1,6 @@
 """Command: measure one training step of Calque beside those of what one would run instead.
 
-    python -m benchmarks.step [--preset small|quick|full] [--only NAME ...] [--problem N ...] [--profile]
+    python -m benchmarks.step [--preset small|quick|full|gpu] [--only NAME ...] [--problem N ...] [--profile]
 
 Prints tables and writes them: benchmarks/results/step.md for preset full, step-PRESET.md for the others. What was
 measured of other problems with the same preset before stays in the file.
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     try:
         return _measure([problem for problem in problems if problem.contestants], given)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted; problems that were finished are in the files", file=sys.stderr)
         return 130
@@ -49,7 +52,7 @@ def _measure(problems: Sequence[Problem], given: argparse.Namespace) -> int:
     command = shlex.join(["python", "-m", "benchmarks.step", "--preset", given.preset])
     order = [problem.title() for problem in PRESETS[given.preset]]
     kept = {one.problem.title(): one for one in read(out, given.preset)}
-    where = machine("cpu", given.threads)
+    where = machine(problems[0].device, given.threads) if problems else ""
     progress = Progress(sum(map(steps_of, problems)))
     for problem in problems:
         progress.say(problem.title())

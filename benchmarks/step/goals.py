@@ -62,7 +62,9 @@ GOALS: Final = (
 
 
 def verdicts(problem: Problem, results: Sequence[Result]) -> list[Verdict]:
-    """Of the goals that were measured at ``problem``."""
+    """Of the goals that were measured at ``problem``; they are for the CPU, of a GPU nothing is said."""
+    if problem.device != "cpu":
+        return []
     by_name = {result.contestant: result for result in results}
     found = [(goal, goal.figure(by_name)) for goal in GOALS if goal.concerns(problem)]
     return [Verdict(goal, value) for goal, value in found if value is not None]

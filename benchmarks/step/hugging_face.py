@@ -17,20 +17,30 @@ from torch import Tensor, nn
 from benchmarks.step.documents import Documents, by_length, documents_of, in_turn, padded
 from benchmarks.step.problem import Problem
 
-BATCH: Final = {"demo": 32, "long": 8}  # documents of a batch: about what the memory of a small GPU takes
+# Documents of a batch: about what the memory of a small GPU takes; on a GPU what one of 80 GB takes with XLM-R's table.
+BATCH: Final = {
+    ("cpu", "demo"): 32,
+    ("cpu", "long"): 8,
+    ("cuda", "demo"): 128,
+    ("cuda", "long"): 32,
+}
 _RATE: Final = 1e-4
 
 
 def padded_step(problem: Problem) -> _MaskedStep:
     """Batches in random order, as the Trainer draws them."""
     documents = documents_of(problem)
-    return _MaskedStep(problem, documents, in_turn(documents.read, BATCH[problem.texts.lengths]))
+    return _MaskedStep(
+        problem, documents, in_turn(documents.read, BATCH[problem.device, problem.texts.lengths])
+    )
 
 
 def grouped_step(problem: Problem) -> _MaskedStep:
     """Batches of documents of like length, as with the Trainer's ``group_by_length``."""
     documents = documents_of(problem)
-    return _MaskedStep(problem, documents, by_length(documents.read, BATCH[problem.texts.lengths]))
+    return _MaskedStep(
+        problem, documents, by_length(documents.read, BATCH[problem.device, problem.texts.lengths])
+    )
 
 
 class _MaskedStep:
@@ -40,8 +50,8 @@ class _MaskedStep:
         from transformers import XLMRobertaForMaskedLM
 
         self.work = documents.work
-        self._batches = [padded(batch) for batch in batches]
-        self._model = XLMRobertaForMaskedLM(_config(problem))
+        self._batches = [_on(problem.device, padded(batch)) for batch in batches]
+        self._model = XLMRobertaForMaskedLM(_config(problem)).to(problem.device)
         self._update = _Update(problem, self._model)
 
     def __call__(self) -> None:
@@ -65,10 +75,15 @@ class SentenceStep:
 
         documents = documents_of(problem)
         self.work = documents.work
-        self._sides = [_features([documents.read[pair[side]] for pair in documents.pairs]) for side in (0, 1)]
+        self._sides = [
+            _on(problem.device, _features([documents.read[pair[side]] for pair in documents.pairs]))
+            for side in (0, 1)
+        ]
         width = problem.width
         encoder = _Encoder(XLMRobertaModel(_config(problem), add_pooling_layer=False))
-        model = SentenceTransformer(modules=[encoder, Pooling(width, "mean"), Normalize()], device="cpu")
+        model = SentenceTransformer(
+            modules=[encoder, Pooling(width, "mean"), Normalize()], device=problem.device
+        )
         self._loss = losses.MultipleNegativesRankingLoss(
             model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
         )
@@ -101,15 +116,19 @@ class _Update:
     def __init__(self, problem: Problem, model: nn.Module) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._optimizer = torch.optim.AdamW(self._parameters, lr=_RATE, weight_decay=0.01, fused=True)
-        self._bf16 = problem.precision == "bf16"
+        self._bf16, self._device = problem.precision == "bf16", problem.device
 
     def precision(self) -> AbstractContextManager[None]:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._bf16)
+        return torch.autocast(self._device, torch.bfloat16, enabled=self._bf16)
 
     def __call__(self) -> None:
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
+
+
+def _on(device: str, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.to(device) for name, values in batch.items()}
 
 
 def _features(side: Sequence[Any]) -> dict[str, Tensor]:

@@ -41,6 +41,7 @@ class Problem(NamedTuple):
     microbatches: int = 0  # of the step; 0: one for each rank
     contestants: tuple[str, ...] = ()
     rounds: int = 3
+    device: str = "cpu"  # or "cuda": one GPU
 
     @property
     def aligns(self) -> bool:
@@ -51,9 +52,10 @@ class Problem(NamedTuple):
         """As in the heading of a table."""
         lengths = {"demo": "the demo's lengths", "long": "128 to 512 tokens a text"}[self.texts.lengths]
         what = "alignment" if self.aligns else "masked tasks"
+        where = "" if self.device == "cpu" else ", on a GPU"
         return (
             f"{what}, {lengths}, {self.vocabulary:,} rows of the table, {self.precision};"
-            f" {self.layers} layers x {self.width}, {self.tokens:,} tokens a step"
+            f" {self.layers} layers x {self.width}, {self.tokens:,} tokens a step{where}"
         )
 
 
@@ -88,6 +90,19 @@ _SMALL: Final = Problem(
     vocabulary=4096,
 )
 _LONG: Final = Texts("long")
+# The shape of XLM-R base with its table, on one GPU.
+_GPU: Final = Problem(
+    contestants=("one", "padded", "grouped", "products"),
+    tokens=65_536,
+    layers=12,
+    width=768,
+    heads=12,
+    feed_forward=3072,
+    vocabulary=XLM_R,
+    precision="bf16",
+    rounds=5,
+    device="cuda",
+)
 
 PRESETS: Final[dict[str, tuple[Problem, ...]]] = {
     # For the guard: so small that it is over in a minute, with rounds enough for a ratio on a machine that is shared.
@@ -108,5 +123,10 @@ PRESETS: Final[dict[str, tuple[Problem, ...]]] = {
         Problem(tasks=ALIGNMENT, contestants=ALIGNMENT_CONTESTANTS, tokens=8192, texts=_LONG),
         Problem(contestants=MASKED_CONTESTANTS, tokens=2048, precision="bf16"),
         Problem(tasks=ALIGNMENT, contestants=ALIGNMENT_CONTESTANTS, tokens=2048, precision="bf16"),
+    ),
+    "gpu": (
+        _GPU,
+        _GPU._replace(texts=_LONG),
+        _GPU._replace(tasks=ALIGNMENT, contestants=ALIGNMENT_CONTESTANTS),
     ),
 }

@@ -42,7 +42,10 @@ class ProductsStep:
         """Make the operands."""
         self.work = documents_of(problem).work
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[problem.precision]
-        self._products = [(product, _operands(product, dtype)) for product in products_of(problem, self.work)]
+        self._products = [
+            (product, _operands(product, dtype, problem.device))
+            for product in products_of(problem, self.work)
+        ]
 
     def __call__(self) -> None:
         """Each as often as a step has it."""
@@ -53,10 +56,10 @@ class ProductsStep:
                 torch.mm(result.T, rows, out=of_weight)
 
 
-def _operands(product: Product, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _operands(product: Product, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(product.rows, product.inputs, generator=generator).to(dtype)
+    rows = torch.randn(product.rows, product.inputs, generator=generator).to(device, dtype)
     # So small that products of products stay finite.
-    weight = torch.randn(product.outputs, product.inputs, generator=generator).mul_(1e-3).to(dtype)
-    result = torch.empty(product.rows, product.outputs, dtype=dtype)
+    weight = torch.randn(product.outputs, product.inputs, generator=generator).mul_(1e-3).to(device, dtype)
+    result = rows.new_empty(product.rows, product.outputs)
     return rows, weight, result, torch.empty_like(rows), torch.empty_like(weight)

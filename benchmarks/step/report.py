@@ -14,7 +14,7 @@ from benchmarks.step.hugging_face import BATCH
 from benchmarks.step.problem import Problem, Work
 from benchmarks.step.rounds import Result
 from benchmarks.step.worker import problem_of
-from benchmarks.tables import markdown
+from benchmarks.tables import markdown, seconds
 
 _MIB: Final = 2**20
 
@@ -23,11 +23,12 @@ READING: Final = (
     " counted; median over rounds in which all took turns. x: Calque in one process against the row, and share: of the"
     " speed of the step's matrix products alone (linear layers and head, three products each; attention's are not"
     " among them), medians over the rounds. MiB: highest resident memory during the step, weights, optimizer and"
-    " libraries among it; of both ranks together where there are two."
+    " libraries among it; of both ranks together where there are two; on a GPU the most that torch's allocator gave."
 )
 ROWS: Final = (
-    f"transformers: XLMRobertaForMaskedLM of the same shape, SDPA attention, batches of {BATCH['demo']} documents"
-    f" ({BATCH['long']} of the long ones) padded to their longest, gradients added up over the step, as by the Trainer"
+    "transformers: XLMRobertaForMaskedLM of the same shape, SDPA attention, batches of"
+    f" {BATCH['cpu', 'demo']} documents ({BATCH['cpu', 'long']} of the long ones; on a GPU {BATCH['cuda', 'demo']} and"
+    f" {BATCH['cuda', 'long']}) padded to their longest, gradients added up over the step, as by the Trainer"
     "; grouped: sorted by length over the whole step. Documents are those of the run's tasks (MMLM, TLM, CAMLM,"
     " BTMLM in equal parts); writing BTMLM's pseudo tokens, a forward of its own, is done by Calque alone and counts"
     " in its time. sentence-transformers: MultipleNegativesRankingLoss in both directions over mean pooling, one batch"
@@ -57,7 +58,7 @@ def table(measured: Measured) -> list[list[str]]:
         rows.append(
             [
                 title,
-                f"{statistics.median(result.seconds):.3f}",
+                seconds(statistics.median(result.seconds)),
                 f"{result.tokens_per_second():,.0f}",
                 f"{one.ratio(result):.2f}" if one else "-",
                 f"{100 * result.ratio(products):.0f} %" if products else "-",

@@ -62,10 +62,18 @@ def measure_all(
     groups: list[_Ranks] = []
     try:
         for name in problem.contestants:
-            groups.append(_Ranks(name, threads))
+            groups.append(_Ranks(name, threads, problem.device))
             groups[-1].send({**problem._asdict(), "texts": problem.texts._asdict()})
-        for group in groups:  # they get ready at the same time
+        for group in groups:
             group.receive()
+        # Their first steps at the same time, but on a GPU, which has not memory for those of all.
+        ready = [group for group in groups if not group.result.unavailable]
+        for together in [ready] if problem.device == "cpu" else [[group] for group in ready]:
+            for group in together:
+                group.send({"begin": True})
+            for group in together:
+                group.receive()
+        for group in groups:
             step(f"{group.result.contestant}: {group.result.unavailable or 'ready'}")
         for number in range(problem.rounds):
             for group in groups:
@@ -90,7 +98,7 @@ def steps_of(problem: Problem) -> int:
 class _Ranks:
     """The processes of one contestant, and what they have told so far."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, device: str) -> None:
         self.result = Result(name)
         ranks = CONTESTANTS[name].ranks
         shared = {
@@ -102,6 +110,8 @@ class _Ranks:
             "OMP_NUM_THREADS": str(max(1, threads // ranks)),
             "TOKENIZERS_PARALLELISM": "false",
         }
+        if device == "cpu":
+            shared["CUDA_VISIBLE_DEVICES"] = ""  # a run takes a GPU where it sees one
         self._processes = [
             Process("benchmarks.step.worker", [name], {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
             for rank in range(ranks)
@@ -125,6 +135,8 @@ class _Ranks:
             self.result = self.result._replace(unavailable=faults[0])
         elif "parts" in answers[0]:
             self.result = self.result._replace(parts=answers[0]["parts"])
+        elif "built" in answers[0]:
+            return
         elif "seconds" in answers[0]:
             self._keep(answers)
         else:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.step.worker CONTESTANT < requests       lines of JSON, both ways
 
-The first request is the problem; the answer says what work a step is. Every further one is a run and its cost, or its
-parts if it asks for a profile. The memory is the highest resident one of the whole process during the run, weights and
-optimizer among it.
+The first request is the problem, the second its first steps; the answer says what work a step is. Every further one
+is a run and its cost, or its parts if it asks for a profile. The memory is the highest resident one of the whole
+process during the run, weights and optimizer among it; on a GPU that of torch's allocator.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 from benchmarks.step.contestants import CONTESTANTS
 from benchmarks.step.problem import Problem, Step, Texts
 from benchmarks.step.profile import profile
-from benchmarks.turns import memory
+from benchmarks.turns import device as on
 from benchmarks.turns.process import answer_requests
 
 
 def main(name: str) -> int:
     """Answer requests until there are no more."""
     step: Step | None = None
+    device = "cpu"
     contestant = CONTESTANTS[name]
     if contestant.run:
         from training.environment import prepare
@@ -31,28 +32,38 @@ def main(name: str) -> int:
         prepare()
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
-        nonlocal step
-        if step is not None:
-            return {"parts": profile(step)} if request.get("profile") else measure(step)
-        step = contestant.build(problem_of(request))
-        step()  # what is made at the first step is made: the optimizer's state, ZeRO's trace
-        step()
-        return step.work._asdict()
+        nonlocal step, device
+        if step is None:
+            problem = problem_of(request)
+            device = problem.device
+            step = contestant.build(problem)
+            return {"built": True}
+        if request.get("begin"):
+            step()  # what is made at the first step is made: the optimizer's state, ZeRO's trace
+            step()
+            on.give_back(device)
+            return step.work._asdict()
+        return {"parts": profile(step)} if request.get("profile") else measure(step, device)
 
     return answer_requests(answer)
 
 
-def measure(step: Step) -> dict[str, Any]:
+def measure(step: Step, device: str) -> dict[str, Any]:
     """Seconds, processor seconds and the peak of one step."""
     gc.collect()
-    memory.reset_peak()
+    if on.on_gpu(device):
+        step()  # takes the memory again that was given back after the last round
+    on.reset_peak(device)
     begin, processor = time.perf_counter(), time.process_time()
     step()
-    return {
+    on.synchronize(device)
+    cost = {
         "seconds": time.perf_counter() - begin,
         "processor_seconds": time.process_time() - processor,
-        "peak_bytes": memory.peak(),
+        "peak_bytes": on.peak(device),
     }
+    on.give_back(device)  # the others' models are on the same card
+    return cost
 
 
 def problem_of(values: dict[str, Any]) -> Problem:

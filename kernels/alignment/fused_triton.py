@@ -1,27 +1,25 @@
-"""The two passes of the alignment loss on a GPU: the similarities never leave the processors that make them.
+"""The two passes of the alignment loss on a GPU: torch's products, and what is between them as two Triton kernels.
 
-One kernel per pass serves both directions, with queries as x and keys as y, and the other way round. x are the rows
-that this rank answers for, y all rows of the other side. A query has the name of its positive key, a key its own:
+The similarities are made a large tile at a time, and a tile serves both directions, as in streaming.py. With the
+products <q_i, k_j> of a tile, in float32, r = 1 / length of a vector's prefix, or 1:
 
-    z_ij = s r_i r_j <x_i, y_j>                  r = 1 / length of the prefix, or 1
-    negative(i, j) = group_i != group_j and name_i != name_j       positive(i, j) = name_i == name_j
+    z_ij = s r_i r_j <q_i, k_j>
+    know            n_i = log sum_j exp(z_ij), n_j = log sum_i exp(z_ij), of negatives; the largest z_ij of a row
+    differentiate   d_ij = w_i exp(z_ij - L_i) + w_j exp(z_ij - L_j), the positive's is its pull, 0 within a group
+                    e_ij = s r_i r_j d_ij, rounded: what the vectors are multiplied with
+                    t_i = sum_j d_ij z_ij        u_i = sum_j e_ij <q_i, k_j>, u_j = sum_i e_ij <q_i, k_j>
+                    dq_i = sum_j e_ij k_j - r_i^2 u_i q_i        dk_j = sum_i e_ij q_i - r_j^2 u_j k_j
 
-    pass 1   n_i  = log sum_{j negative} exp(z_ij)                       with a running maximum
-    pass 2   d_ij = w_i exp(z_ij - L_i) + w_j exp(z_ij - L_j)            negatives
-             d_ij = pull_i                                               the positive
-             t_i  = sum_j d_ij z_ij
-             dx_i = s r_i sum_j d_ij r_j y_j - r_i^2 t_i x_i             the last term only where lengths are taken
-
-Products of bfloat16 are summed in float32; those of float32 are made of three tf32 products, as exact as float32.
-d is rounded to bfloat16 for its product with bfloat16 y, and to tf32 for float16, whose range is too short for it.
-Every program owns what it writes, (rows, chunk of coordinates), and goes through y in order: nothing is added by
-two programs, so a repetition is bitwise the same. In pass 2 a program holds one chunk of dx; each chunk makes z again.
+A kernel that made z itself and kept it on the chip was half as fast on an H200: dq and dk are as wide as the vectors,
+so that nothing of them stays on the chip, and a product of torch's runs at twice the rate. e is bfloat16 where the
+vectors are; float16, whose range is too short for it, is widened for the last two products. A program has a block of
+the tile, its sums are put together by torch in a fixed order: a repetition is bitwise the same.
 """
 
 from __future__ import annotations
 
-import os
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
@@ -29,353 +27,308 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.alignment.pool import Pool
-from kernels.alignment.prefixes import Prefixes
+from kernels.alignment.prefixes import Prefixes, turn
 from kernels.alignment.solution import Gradients, Negatives
-from kernels.aot import AotVariant
 
-# Triton's interpreter computes garbage with bfloat16; as float32 the same values give what a GPU's units give.
-_INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+if TYPE_CHECKING:
+    from kernels.aot import AotVariant
 
-
-@triton.jit
-def _factor(tile):
-    """What tl.dot may be given."""
-    if _INTERPRETED and tile.dtype == tl.bfloat16:
-        return tile.to(tl.float32)
-    return tile
+TILE = 8192  # queries and keys: 256 MiB of products
+KEPT_BYTES = 512 * 2**20  # of products that are not made twice, where these are all that there are
+BLOCK = (32, 128)  # of a program
+WARPS = 4
 
 
 @triton.jit
 def _similarities(
-    x, y, rows, columns, x_length, y_length, scale, x_rows, y_rows, width,
-    x_row, x_column, y_row, y_column,
-    LENGTHS: tl.constexpr, PRECISION: tl.constexpr, BX: tl.constexpr, BY: tl.constexpr, BE: tl.constexpr,
+    products, query_length, key_length, scale, i, j, queries, keys, products_row, LENGTHS: tl.constexpr
 ):  # fmt: skip
-    """z (BX, BY) of rows and columns; 0 beyond the last."""
-    z = tl.zeros((BX, BY), dtype=tl.float32)
-    for start in range(0, width, BE):
-        chunk = (start + tl.arange(0, BE)).to(tl.int64)
-        x_tile = tl.load(
-            x + rows[:, None] * x_row + chunk[None, :] * x_column,
-            mask=(rows[:, None] < x_rows) & (chunk[None, :] < width),
-            other=0.0,
-        )
-        y_tile = tl.load(
-            y + columns[None, :] * y_row + chunk[:, None] * y_column,
-            mask=(columns[None, :] < y_rows) & (chunk[:, None] < width),
-            other=0.0,
-        )
-        z = tl.dot(_factor(x_tile), _factor(y_tile), z, input_precision=PRECISION)
-    z *= tl.load(scale)
+    """<q, k>, what it is multiplied with, and whether it is there, of a block."""
+    inside = (i < queries)[:, None] & (j < keys)[None, :]
+    product = tl.load(products + i.to(tl.int64)[:, None] * products_row + j[None, :], mask=inside, other=0.0)
+    factor = tl.load(scale)
     if LENGTHS:
-        z *= tl.load(x_length + rows, mask=rows < x_rows, other=0.0)[:, None]
-        z *= tl.load(y_length + columns, mask=columns < y_rows, other=0.0)[None, :]
-    return z
+        factor *= tl.load(query_length + i, mask=i < queries, other=0.0)[:, None]
+        factor *= tl.load(key_length + j, mask=j < keys, other=0.0)[None, :]
+    return product, factor, inside
 
 
 @triton.jit
-def _negatives_kernel(
-    x, y, x_group, y_group, x_name, y_name, x_length, y_length, scale, logsumexp, largest,
-    x_rows, y_rows, width, x_row, x_column, y_row, y_column,
-    LENGTHS: tl.constexpr, PRECISION: tl.constexpr, BX: tl.constexpr, BY: tl.constexpr, BE: tl.constexpr,
-):  # fmt: skip
-    """Pass 1: n and the largest z of BX rows, over all y."""
-    rows = tl.program_id(0).to(tl.int64) * BX + tl.arange(0, BX)
-    group = tl.load(x_group + rows, mask=rows < x_rows, other=0)
-    name = tl.load(x_name + rows, mask=rows < x_rows, other=0)
-    highest = tl.full((BX,), float("-inf"), tl.float32)
-    total = tl.zeros((BX,), tl.float32)
-    for start in range(0, y_rows, BY):
-        columns = (start + tl.arange(0, BY)).to(tl.int64)
-        z = _similarities(
-            x, y, rows, columns, x_length, y_length, scale, x_rows, y_rows, width,
-            x_row, x_column, y_row, y_column, LENGTHS, PRECISION, BX, BY, BE,
-        )  # fmt: skip
-        here = columns < y_rows
-        negative = group[:, None] != tl.load(y_group + columns, mask=here, other=0)[None, :]
-        negative &= name[:, None] != tl.load(y_name + columns, mask=here, other=0)[None, :]
-        z = tl.where(negative & here[None, :], z, float("-inf"))
-        higher = tl.maximum(highest, tl.max(z, 1))
-        finite = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(highest - finite) + tl.sum(tl.exp(z - finite[:, None]), 1)
-        highest = higher
-    tl.store(logsumexp + rows, highest + tl.log(tl.maximum(total, 1.0)), mask=rows < x_rows)
-    tl.store(largest + rows, highest, mask=rows < x_rows)
+def _names(numbers, names, at, last):
+    """Group and name of queries or keys; a query has the name of its positive key."""
+    return tl.load(numbers + at, mask=at < last, other=0), tl.load(names + at, mask=at < last, other=0)
 
 
 @triton.jit
-def _gradients_kernel(
-    x, y, x_group, y_group, x_name, y_name, x_length, y_length, x_terms, y_terms, scale, gradient, along,
-    x_rows, y_rows, width, x_row, x_column, y_row, y_column, gradient_row,
-    LENGTHS: tl.constexpr, PRECISION: tl.constexpr,
-    BX: tl.constexpr, BY: tl.constexpr, BE: tl.constexpr, BO: tl.constexpr,
+def know_kernel(
+    products, query_group, key_group, query_name, key_name, query_length, key_length, scale,
+    of_queries, of_keys, largest, queries, keys, products_row,
+    LENGTHS: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """Pass 2: BO coordinates of dx of BX rows are added to ``gradient``; t into ``along``."""
-    rows = tl.program_id(0).to(tl.int64) * BX + tl.arange(0, BX)
-    out = (tl.program_id(1) * BO + tl.arange(0, BO)).to(tl.int64)
-    row_here = rows < x_rows
-    group = tl.load(x_group + rows, mask=row_here, other=0)
-    name = tl.load(x_name + rows, mask=row_here, other=0)
-    logarithm = tl.load(x_terms + 3 * rows, mask=row_here, other=0.0)
-    weight = tl.load(x_terms + 3 * rows + 1, mask=row_here, other=0.0)
-    pull = tl.load(x_terms + 3 * rows + 2, mask=row_here, other=0.0)
-    total = tl.zeros((BX,), tl.float32)
-    turned = tl.zeros((BX,), tl.float32)
-    dx = tl.zeros((BX, BO), tl.float32)
-    for start in range(0, y_rows, BY):
-        columns = (start + tl.arange(0, BY)).to(tl.int64)
-        z = _similarities(
-            x, y, rows, columns, x_length, y_length, scale, x_rows, y_rows, width,
-            x_row, x_column, y_row, y_column, LENGTHS, PRECISION, BX, BY, BE,
-        )  # fmt: skip
-        here = columns < y_rows
-        y_logarithm = tl.load(y_terms + 3 * columns, mask=here, other=0.0)
-        y_weight = tl.load(y_terms + 3 * columns + 1, mask=here, other=0.0)
-        d = weight[:, None] * tl.exp(z - logarithm[:, None]) + y_weight[None, :] * tl.exp(
-            z - y_logarithm[None, :]
-        )
-        same_group = group[:, None] == tl.load(y_group + columns, mask=here, other=0)[None, :]
-        positive = name[:, None] == tl.load(y_name + columns, mask=here, other=0)[None, :]
-        d = tl.where(positive, pull[:, None], tl.where(same_group, 0.0, d))
-        d = tl.where(here[None, :], d, 0.0)
-        total += tl.sum(d * z, 1)
-        if LENGTHS:  # t from the d that is multiplied: what dx has along x then goes away whole
-            length_of_y = tl.load(y_length + columns, mask=here, other=1.0)[None, :]
-            d *= length_of_y
-            if y.dtype.element_ty == tl.bfloat16:
-                d = d.to(tl.bfloat16).to(tl.float32)
-            turned += tl.sum(d * (z / length_of_y), 1)
-        y_out = tl.load(
-            y + columns[:, None] * y_row + out[None, :] * y_column,
-            mask=here[:, None] & (out[None, :] < width),
-            other=0.0,
-        )
-        if y_out.dtype == tl.bfloat16:
-            dx = tl.dot(_factor(d.to(tl.bfloat16)), _factor(y_out), dx)
-        elif y_out.dtype == tl.float16:
-            dx = tl.dot(
-                d, y_out.to(tl.float32), dx, input_precision="ieee" if PRECISION == "ieee" else "tf32"
-            )
-        else:
-            dx = tl.dot(d, y_out, dx, input_precision=PRECISION)
-    dx *= tl.load(scale)
-    inside = row_here[:, None] & (out[None, :] < width)
-    if LENGTHS:
-        length = tl.load(x_length + rows, mask=row_here, other=0.0)
-        own = tl.load(x + rows[:, None] * x_row + out[None, :] * x_column, mask=inside, other=0.0)
-        dx = dx * length[:, None] - (length * length * turned)[:, None] * own.to(tl.float32)
-    at = gradient + rows[:, None] * gradient_row + out[None, :]
-    tl.store(at, dx + tl.load(at, mask=inside, other=0.0), mask=inside)
-    if tl.program_id(1) == 0:
-        tl.store(along + rows, total, mask=row_here)
+    """of_queries, largest (blocks of keys, queries) and of_keys (blocks of queries, keys)."""
+    i = tl.program_id(0) * BQ + tl.arange(0, BQ)
+    j = tl.program_id(1) * BK + tl.arange(0, BK)
+    product, factor, inside = _similarities(
+        products, query_length, key_length, scale, i, j, queries, keys, products_row, LENGTHS
+    )
+    group, name = _names(query_group, query_name, i, queries)
+    other_group, other_name = _names(key_group, key_name, j, keys)
+    negative = inside & (group[:, None] != other_group[None, :]) & (name[:, None] != other_name[None, :])
+    z = tl.where(negative, product * factor, float("-inf"))
+    highest = tl.max(z, 1)
+    total = tl.sum(tl.exp(z - tl.where(highest == float("-inf"), 0.0, highest)[:, None]), 1)
+    at = tl.program_id(1).to(tl.int64) * queries + i
+    tl.store(of_queries + at, highest + tl.log(tl.maximum(total, 1.0)), mask=i < queries)
+    tl.store(largest + at, highest, mask=i < queries)
+    highest = tl.max(z, 0)
+    total = tl.sum(tl.exp(z - tl.where(highest == float("-inf"), 0.0, highest)[None, :]), 0)
+    at = tl.program_id(0).to(tl.int64) * keys + j
+    tl.store(of_keys + at, highest + tl.log(tl.maximum(total, 1.0)), mask=j < keys)
 
 
-class _Launch(NamedTuple):
-    """How much a program takes at a time."""
+@triton.jit
+def differentiate_kernel(
+    products, query_group, key_group, query_name, key_name, query_length, key_length, query_terms, key_terms, scale,
+    out, along, of_queries, of_keys, queries, keys, products_row,
+    LENGTHS: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """out (queries, keys) = e; along (blocks of keys, queries) t; of_queries, of_keys as there: u.
 
-    rows: int
-    columns: int
-    coordinates: int
-    out: int  # coordinates of dx that a program holds
-    warps: int
-    stages: int
+    Terms (3, queries or keys) are L, weight / 2 and the pull of the positive.
+    """
+    i = tl.program_id(0) * BQ + tl.arange(0, BQ)
+    j = tl.program_id(1) * BK + tl.arange(0, BK)
+    product, factor, inside = _similarities(
+        products, query_length, key_length, scale, i, j, queries, keys, products_row, LENGTHS
+    )
+    group, name = _names(query_group, query_name, i, queries)
+    other_group, other_name = _names(key_group, key_name, j, keys)
+    logarithm = tl.load(query_terms + i, mask=i < queries, other=0.0)
+    weight = tl.load(query_terms + queries + i, mask=i < queries, other=0.0)
+    pull = tl.load(query_terms + 2 * queries + i, mask=i < queries, other=0.0)
+    other_logarithm = tl.load(key_terms + j, mask=j < keys, other=0.0)
+    other_weight = tl.load(key_terms + keys + j, mask=j < keys, other=0.0)
+    z = product * factor
+    d = weight[:, None] * tl.exp(z - logarithm[:, None])
+    d += other_weight[None, :] * tl.exp(z - other_logarithm[None, :])
+    d = tl.where(group[:, None] == other_group[None, :], 0.0, d)
+    d = tl.where(name[:, None] == other_name[None, :], pull[:, None], d)
+    d = tl.where(inside, d, 0.0)
+    e = (d * factor).to(out.dtype.element_ty)
+    tl.store(out + i.to(tl.int64)[:, None] * keys + j[None, :], e, mask=inside)
+    at = tl.program_id(1).to(tl.int64) * queries + i
+    tl.store(along + at, tl.sum(d * z, 1), mask=i < queries)
+    if LENGTHS:  # from what is multiplied: what a gradient has along its vector then goes away whole
+        turned = e.to(tl.float32) * product
+        tl.store(of_queries + at, tl.sum(turned, 1), mask=i < queries)
+        tl.store(of_keys + tl.program_id(0).to(tl.int64) * keys + j, tl.sum(turned, 0), mask=j < keys)
 
 
-# Chosen so that nothing is spilled on sm_80, sm_90, sm_100 and gfx942: kernels/resource_budget.json has the figures.
-_NEGATIVES = {
-    2: _Launch(128, 128, 64, 0, 8, 3),
-    4: _Launch(64, 64, 32, 0, 4, 3),
-}  # bytes of an input -> launch
-_GRADIENTS = {2: _Launch(64, 32, 64, 256, 8, 2), 4: _Launch(64, 32, 32, 128, 8, 2)}
+class _Strip(NamedTuple):
+    """Some keys of the pool, and the queries that they are compared with here, in pieces."""
+
+    keys: slice
+    queries: list[slice]
+    for_queries: bool  # this rank answers for the queries
+    for_keys: bool  # and for the keys
 
 
-class Fused(NamedTuple):
-    """The two passes of kernels/alignment/solution.py."""
+class Fused:
+    """The two passes of kernels/alignment/solution.py, the second after the first of the same pool."""
 
-    launch: tuple[int, ...] | None = None  # rows, columns, coordinates, out, warps, stages; None: by dtype
+    def __init__(self, tile: int = TILE, kept_bytes: int = KEPT_BYTES) -> None:
+        self._tile, self._kept_bytes = tile, kept_bytes
+        self._kept: dict[tuple[int, ...], Tensor] = {}  # products of a tile, by its bounds
 
     def negatives(self, pool: Pool, prefixes: Prefixes, scale: Tensor) -> Negatives:
-        """Pass 1 of own queries over all keys, then of own keys over all queries; the gathered pool is read only."""
-        launch = list(self.launch or _NEGATIVES[min(4, pool.queries.element_size())])
-        found = []
-        for own, x, y in _sides(pool, prefixes):
-            of_prefixes = [
-                alignment_negatives(*_vectors(own, x, y, p), scale, width, launch)
-                for p, width in enumerate(prefixes.widths)
-            ]
-            found.append(of_prefixes)
-        rows, columns = (torch.stack([logsumexp for logsumexp, _ in side], 1) for side in found)
-        return Negatives(rows, columns, found[0][-1][1])
+        """Pass 1: the logarithms of every tile, joined."""
+        several = len(prefixes.widths)
+        rows = scale.new_full((several, len(pool.queries)), -torch.inf)
+        columns = scale.new_full((several, len(pool.keys)), -torch.inf)
+        closest = scale.new_full((len(pool.queries),), -torch.inf)
+        names = _names_of(pool)
+        strips = self._strips(pool)
+        entries = sum(
+            len(pool.keys[strip.keys]) * len(pool.queries[i]) for strip in strips for i in strip.queries
+        )
+        keeps = several == 1 and 4 * entries <= self._kept_bytes
+        self._kept = {}
+        for strip in strips:
+            j = strip.keys
+            for i in strip.queries:
+                for p, products in self._products(pool, prefixes, i, j):
+                    of_rows, of_columns, highest = know(products, names, prefixes, p, scale, i, j)
+                    if strip.for_queries:
+                        rows[p, i] = rows[p, i].logaddexp(of_rows)
+                        closest[i] = closest[i].maximum(highest) if p + 1 == several else closest[i]
+                    if strip.for_keys:
+                        columns[p, j] = columns[p, j].logaddexp(of_columns)
+                    if keeps:
+                        self._kept[i.start, i.stop, j.start, j.stop] = products
+        own = pool.own_queries
+        return Negatives(rows[:, own].T, columns[:, pool.own_keys].T, closest[own])
 
     def gradients(
         self, pool: Pool, prefixes: Prefixes, scale: Tensor, query_terms: Tensor, key_terms: Tensor
     ) -> Gradients:
-        """Pass 2 of own queries, then of own keys."""
-        launch = list(self.launch or _GRADIENTS[min(4, pool.queries.element_size())])
-        made: list[Tensor] = []
+        """Pass 2: e of every tile, multiplied with the tile's keys and with its queries."""
+        several, first, first_key = len(prefixes.widths), pool.own_queries.start, pool.own_keys.start
+        narrow = torch.bfloat16 if pool.queries.dtype == torch.bfloat16 else torch.float32
+        of_queries = torch.zeros_like(pool.queries[pool.own_queries], dtype=torch.float32)
+        of_keys = torch.zeros_like(pool.keys[pool.own_keys])
+        query_turn = scale.new_zeros((len(of_queries), several))
         along = torch.zeros_like(scale)
-        for (own, x, y), terms in zip(
-            _sides(pool, prefixes), ((query_terms, key_terms), (key_terms, query_terms)), strict=True
-        ):
-            gradient = torch.zeros_like(
-                x.vectors[own], dtype=torch.float32, memory_format=torch.contiguous_format
-            )
-            for p, width in enumerate(prefixes.widths):
-                of_x, of_y = terms[0][own, p].contiguous(), terms[1][:, p].contiguous()
-                turned = alignment_gradients(
-                    *_vectors(own, x, y, p), of_x, of_y, scale, gradient, width, launch
-                )
-                if not made:
-                    along += turned.sum()
-            made.append(gradient.to(x.vectors.dtype))
-        return Gradients(made[0], made[1], along)
-
-
-class _Side(NamedTuple):
-    """All queries or all keys."""
-
-    vectors: Tensor
-    groups: Tensor
-    names: Tensor
-    lengths: Tensor | None
-
-
-def _sides(pool: Pool, prefixes: Prefixes) -> tuple[tuple[slice, _Side, _Side], ...]:
-    """Return this rank's rows, their side and the other side: for queries, and for keys."""
-    names = torch.arange(len(pool.keys), device=pool.keys.device)
-    queries = _Side(
-        pool.queries, pool.query_groups.contiguous(), pool.positives.contiguous(), prefixes.of_queries
-    )
-    keys = _Side(pool.keys, pool.key_groups.contiguous(), names, prefixes.of_keys)
-    return (pool.own_queries, queries, keys), (pool.own_keys, keys, queries)
-
-
-def _vectors(own: slice, x: _Side, y: _Side, p: int) -> tuple[Any, ...]:
-    """The arguments that both operations begin with."""
-    x_length = None if x.lengths is None else x.lengths[own, p].contiguous()
-    y_length = None if y.lengths is None else y.lengths[:, p].contiguous()
-    return x.vectors[own], y.vectors, x.groups[own], y.groups, x.names[own], y.names, x_length, y_length
-
-
-@torch.library.custom_op("calque::alignment_negatives", mutates_args=())
-def alignment_negatives(
-    x: Tensor,
-    y: Tensor,
-    x_group: Tensor,
-    y_group: Tensor,
-    x_name: Tensor,
-    y_name: Tensor,
-    x_length: Tensor | None,
-    y_length: Tensor | None,
-    scale: Tensor,
-    width: int,
-    launch: list[int],
-) -> tuple[Tensor, Tensor]:
-    """Return n and the largest z of every row of ``x`` (rows,), -inf where it has no negative."""
-    how = _Launch(*launch)
-    logsumexp = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    largest = torch.empty_like(logsumexp)
-    if len(x):
-        _negatives_kernel[(triton.cdiv(len(x), how.rows),)](
-            x, y, x_group, y_group, x_name, y_name,
-            scale if x_length is None else x_length, scale if y_length is None else y_length, scale,
-            logsumexp, largest, len(x), len(y), width, *x.stride(), *y.stride(),
-            LENGTHS=x_length is not None, PRECISION=_precision(), BX=how.rows, BY=how.columns, BE=how.coordinates,
-            num_warps=how.warps, num_stages=how.stages,
-        )  # fmt: skip
-    return logsumexp, largest
-
-
-@torch.library.custom_op("calque::alignment_gradients", mutates_args=("gradient",))
-def alignment_gradients(
-    x: Tensor,
-    y: Tensor,
-    x_group: Tensor,
-    y_group: Tensor,
-    x_name: Tensor,
-    y_name: Tensor,
-    x_length: Tensor | None,
-    y_length: Tensor | None,
-    x_terms: Tensor,
-    y_terms: Tensor,
-    scale: Tensor,
-    gradient: Tensor,
-    width: int,
-    launch: list[int],
-) -> Tensor:
-    """Add dx to ``gradient`` (rows, E) float32; return t (rows,)."""
-    how = _Launch(*launch)
-    along = torch.empty(len(x), dtype=torch.float32, device=x.device)
-    if len(x):
-        _gradients_kernel[(triton.cdiv(len(x), how.rows), triton.cdiv(width, how.out))](
-            x, y, x_group, y_group, x_name, y_name,
-            scale if x_length is None else x_length, scale if y_length is None else y_length,
-            x_terms, y_terms, scale, gradient, along,
-            len(x), len(y), width, *x.stride(), *y.stride(), gradient.stride(0),
-            LENGTHS=x_length is not None, PRECISION=_precision(),
-            BX=how.rows, BY=how.columns, BE=how.coordinates, BO=how.out,
-            num_warps=how.warps, num_stages=how.stages,
-        )  # fmt: skip
-    return along
-
-
-@alignment_negatives.register_fake
-def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(len(x), dtype=torch.float32), x.new_empty(len(x), dtype=torch.float32)
-
-
-@alignment_gradients.register_fake
-def _(x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(len(x), dtype=torch.float32)
-
-
-def _precision() -> str:
-    return "ieee" if torch.version.hip else "tf32x3"
-
-
-def aot_variants() -> list[AotVariant]:
-    """The kernels as they are launched for vectors of 768 coordinates, for kernels/aot.py."""
-    found = []
-    whole = {"width", "x_row", "y_row", "gradient_row"}
-    for dtype, size, lengths in (
-        ("bf16", 2, False),
-        ("bf16", 2, True),
-        ("fp16", 2, False),
-        ("fp32", 4, False),
-    ):
-        for precision, targets in (("tf32x3", ("sm_80", "sm_90", "sm_100")), ("ieee", ("gfx942",))):
-            for kernel, launch in (
-                (_negatives_kernel, _NEGATIVES[size]),
-                (_gradients_kernel, _GRADIENTS[size]),
-            ):
-                constants: dict[str, Any] = {
-                    "x_column": 1,
-                    "y_column": 1,
-                    "LENGTHS": lengths,
-                    "PRECISION": precision,
-                }
-                constants |= {"BX": launch.rows, "BY": launch.columns, "BE": launch.coordinates}
-                constants |= {"BO": launch.out} if launch.out else {}
-                kinds = dict.fromkeys(("x", "y"), f"*{dtype}")
-                kinds |= dict.fromkeys(("x_group", "y_group", "x_name", "y_name"), "*i64")
-                kinds |= dict.fromkeys(("x_rows", "y_rows", *whole), "i32")
-                kinds |= dict.fromkeys(constants, "constexpr")
-                signature = {name: kinds.get(name, "*fp32") for name in kernel.arg_names}
-                parts = [kernel.__name__[1:].removesuffix("_kernel"), dtype]
-                parts += ["lengths"] * lengths + ["hip"] * (precision == "ieee")
-                found.append(
-                    AotVariant(
-                        "_".join(parts),
-                        kernel,
-                        signature,
-                        constants,
-                        tuple(
-                            name for name, kind in signature.items() if kind.startswith("*") or name in whole
-                        ),
-                        launch.warps,
-                        launch.stages,
-                        tensor_cores=True,
-                        targets=targets,
+        terms = query_terms.permute(1, 2, 0), key_terms.permute(1, 2, 0)
+        names = _names_of(pool)
+        for strip in self._strips(pool):
+            j = strip.keys
+            keys, own_keys = pool.keys[j].to(narrow), slice(j.start - first_key, j.stop - first_key)
+            of_strip = torch.zeros_like(keys, dtype=torch.float32)
+            key_turn = scale.new_zeros((len(keys), several))
+            for i in strip.queries:
+                queries, own = pool.queries[i].to(narrow), slice(i.start - first, i.stop - first)
+                for p, products in self._products(pool, prefixes, i, j):
+                    difference, turned, of_key, part = differentiate(
+                        products, names, prefixes, p, scale, terms, i, j, narrow
                     )
-                )
-    return found
+                    width = prefixes.widths[p]
+                    if strip.for_queries:
+                        of_queries[own, :width] += _product(difference, keys[:, :width])
+                        query_turn[own, p] += turned
+                        along += part.sum()
+                    if strip.for_keys:
+                        of_strip[:, :width] += _product(difference.T, queries[:, :width])
+                        key_turn[:, p] += of_key
+            if strip.for_keys:
+                if prefixes.of_keys is not None:
+                    turn(of_strip, key_turn * prefixes.of_keys[j].square(), pool.keys[j], prefixes)
+                of_keys[own_keys] = of_strip
+        if prefixes.of_queries is not None:
+            own = pool.own_queries
+            turn(of_queries, query_turn * prefixes.of_queries[own].square(), pool.queries[own], prefixes)
+        self._kept = {}
+        return Gradients(of_queries.to(pool.queries.dtype), of_keys, along)
+
+    def _strips(self, pool: Pool) -> list[_Strip]:
+        every, keys = slice(0, len(pool.queries)), slice(0, len(pool.keys))
+        bands = [(pool.own_queries, keys, True, False), (every, pool.own_keys, False, True)]
+        if len(pool.lengths) == 1:
+            bands = [(every, keys, True, True)]
+        return [
+            _Strip(j, list(_pieces(queries, self._tile)), *whose)
+            for queries, compared, *whose in bands
+            for j in _pieces(compared, self._tile)
+        ]
+
+    def _products(self, pool: Pool, prefixes: Prefixes, i: slice, j: slice) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each prefix and its products (queries, keys), float32; the next overwrites them."""
+        kept = self._kept.get((i.start, i.stop, j.start, j.stop))
+        if kept is not None:
+            yield 0, kept
+            return
+        products: Tensor | None = None
+        for p in range(len(prefixes.widths)):
+            chunk = prefixes.chunk(p)
+            more = _product(pool.queries[i, chunk], pool.keys[j, chunk].T)
+            products = more if products is None else products.add_(more)
+            yield p, products
+
+
+class _Names(NamedTuple):
+    """Numbers that are equal where groups are, and names of queries' positives and of keys."""
+
+    query_groups: Tensor
+    key_groups: Tensor
+    positives: Tensor
+    keys: Tensor
+
+
+def _names_of(pool: Pool) -> _Names:
+    names = torch.arange(len(pool.keys), device=pool.keys.device)
+    return _Names(
+        *(column.contiguous() for column in (pool.query_groups, pool.key_groups, pool.positives, names))
+    )
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """In float32, as it is summed."""
+    if left.is_cuda and left.dtype != torch.float32:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+def _pieces(whole: slice, size: int) -> Iterator[slice]:
+    """Yield slices of at most ``size`` that cover ``whole``."""
+    for start in range(whole.start, whole.stop, size):
+        yield slice(start, min(start + size, whole.stop))
+
+
+def know(
+    products: Tensor, names: _Names, prefixes: Prefixes, p: int, scale: Tensor, i: slice, j: slice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch ``know_kernel``: n of the queries i (rows,) and of the keys j (columns,), and the largest z (rows,)."""
+    (queries, keys), blocks = products.shape, _blocks(products)
+    of_queries, largest = (scale.new_empty((blocks[1], queries)) for _ in range(2))
+    of_keys = scale.new_empty((blocks[0], keys))
+    know_kernel[blocks](
+        products, *_arguments(names, prefixes, p, scale, i, j), scale, of_queries, of_keys, largest,
+        queries, keys, products.stride(0), prefixes.of_queries is not None, *BLOCK, num_warps=WARPS,
+    )  # fmt: skip
+    return of_queries.logsumexp(0), of_keys.logsumexp(0), largest.amax(0)
+
+
+def differentiate(
+    products: Tensor,
+    names: _Names,
+    prefixes: Prefixes,
+    p: int,
+    scale: Tensor,
+    terms: tuple[Tensor, Tensor],
+    i: slice,
+    j: slice,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor | float, Tensor | float, Tensor]:
+    """Launch ``differentiate_kernel``: e (queries, keys) of ``dtype``, u of rows and of columns, parts of t."""
+    (queries, keys), blocks = products.shape, _blocks(products)
+    out = torch.empty_like(products, dtype=dtype)
+    along, of_queries = (scale.new_empty((blocks[1], queries)) for _ in range(2))
+    of_keys = scale.new_empty((blocks[0], keys))
+    of_terms = terms[0][p, :, i].contiguous(), terms[1][p, :, j].contiguous()
+    lengths = prefixes.of_queries is not None
+    differentiate_kernel[blocks](
+        products, *_arguments(names, prefixes, p, scale, i, j), *of_terms, scale, out, along, of_queries, of_keys,
+        queries, keys, products.stride(0), lengths, *BLOCK, num_warps=WARPS,
+    )  # fmt: skip
+    return out, of_queries.sum(0) if lengths else 0.0, of_keys.sum(0) if lengths else 0.0, along
+
+
+def _blocks(products: Tensor) -> tuple[int, int]:
+    return triton.cdiv(len(products), BLOCK[0]), triton.cdiv(products.shape[1], BLOCK[1])
+
+
+def _arguments(
+    names: _Names, prefixes: Prefixes, p: int, scale: Tensor, i: slice, j: slice
+) -> tuple[Tensor, ...]:
+    """Groups, names and lengths of the tile, as both kernels take them."""
+    lengths = [
+        scale if side is None else side[some, p].contiguous()
+        for side, some in ((prefixes.of_queries, i), (prefixes.of_keys, j))
+    ]
+    return (names.query_groups[i], names.key_groups[j], names.positives[i], names.keys[j], *lengths)
+
+
+def aot_variants() -> Iterator[AotVariant]:
+    """Both kernels, with and without lengths, for tiles whose rows begin where wide loads can."""
+    from kernels.aot import AotVariant
+
+    kinds = dict.fromkeys(("query_group", "key_group", "query_name", "key_name"), "*i64")
+    kinds |= dict.fromkeys(("queries", "keys", "products_row"), "i32")
+    for kernel in (know_kernel, differentiate_kernel):
+        for dtype in ("bf16", "fp32") if kernel is differentiate_kernel else ("fp32",):
+            for lengths in (False, True):
+                constants: dict[str, Any] = {"LENGTHS": lengths, "BQ": BLOCK[0], "BK": BLOCK[1]}
+                of = {**kinds, **dict.fromkeys(constants, "constexpr"), "out": f"*{dtype}"}
+                signature = {name: of.get(name, "*fp32") for name in kernel.arg_names}
+                aligned = [name for name, kind in signature.items() if kind != "constexpr"]
+                parts = [kernel.__name__.removesuffix("_kernel"), dtype, *(["lengths"] * lengths)]
+                yield AotVariant("_".join(parts), kernel, signature, constants, tuple(aligned), WARPS)

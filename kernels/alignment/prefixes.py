@@ -47,3 +47,11 @@ def _inverse_lengths(vectors: Tensor, widths: tuple[int, ...], wide: torch.dtype
             start = stop
         rows.copy_(rows.cumsum(1).clamp_min_(1e-24).rsqrt_())
     return inverse
+
+
+def turn(gradient: Tensor, factors: Tensor, vectors: Tensor, prefixes: Prefixes) -> None:
+    """Take ``factors`` (rows, W) times each prefix of ``vectors`` away: a prefix has no gradient along itself."""
+    of_chunks = factors.flip(1).cumsum(1).flip(1)
+    for p in range(len(prefixes.widths)):
+        chunk = prefixes.chunk(p)
+        gradient[:, chunk].addcmul_(vectors[:, chunk].to(gradient.dtype), of_chunks[:, p, None], value=-1)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kernels.alignment.pool import Pool
-from kernels.alignment.prefixes import Prefixes
+from kernels.alignment.prefixes import Prefixes, turn
 from kernels.alignment.solution import Gradients, Negatives
 from kernels.alignment.tiles import Room, Strip, Tile, exact_products, strips, tiles
 
@@ -97,12 +97,12 @@ class Streaming(NamedTuple):
                     else:
                         along += query_turn.sum()
                         lengths = prefixes.of_queries[strip.rows]
-                        _turn(of_strip, query_turn * lengths.square(), strip.queries, prefixes)
+                        turn(of_strip, query_turn * lengths.square(), strip.queries, prefixes)
                     first = strip.rows.start - pool.own_queries.start
                     of_queries[first : first + len(of_strip)] = of_strip.mul_(scale)
         if prefixes.of_keys is not None:
             lengths = prefixes.of_keys[pool.own_keys]
-            _turn(of_keys, key_turn * lengths.square(), pool.keys[pool.own_keys], prefixes)
+            turn(of_keys, key_turn * lengths.square(), pool.keys[pool.own_keys], prefixes)
         return Gradients(of_queries, of_keys.mul_(scale).to(pool.keys.dtype), along * scale)
 
 
@@ -174,11 +174,3 @@ def _with_lengths(pull: Tensor, p: int, prefixes: Prefixes, strip: Strip, tile: 
     assert prefixes.of_queries is not None and prefixes.of_keys is not None
     pull.mul_(prefixes.of_queries[strip.rows, p, None]).mul_(prefixes.of_keys[tile.columns, p])
     return torch.mul(pull, room("products", *pull.shape), out=room("shared", *pull.shape))
-
-
-def _turn(gradient: Tensor, factors: Tensor, vectors: Tensor, prefixes: Prefixes) -> None:
-    """Take ``factors`` (rows, W) times each prefix of ``vectors`` away: a prefix has no gradient along itself."""
-    of_chunks = factors.flip(1).cumsum(1).flip(1)
-    for p in range(len(prefixes.widths)):
-        chunk = prefixes.chunk(p)
-        gradient[:, chunk].addcmul_(vectors[:, chunk].to(gradient.dtype), of_chunks[:, p, None], value=-1)

@@ -61,7 +61,7 @@ def test_the_file_that_is_taken_by_itself_follows_from_where_the_run_is() -> Non
         (gpu, ranks): read_sharding(sharding_file(gpu, ranks))["zero_optimization"]["stage"]
         for gpu in (False, True) for ranks in (1, 2)
     }  # fmt: skip
-    assert taken == {(False, 1): 2, (False, 2): 3, (True, 1): 3, (True, 2): 3}
+    assert taken == {(False, 1): 2, (False, 2): 3, (True, 1): 2, (True, 2): 3}
 
 
 def test_auto_is_filled_in_or_left_to_deepspeed(small_recipe: Path) -> None:
