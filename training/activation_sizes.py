@@ -121,7 +121,7 @@ def _tiles(ids: int, predicted: int, cutting: Cutting, width: int) -> tuple[int,
 def loss_temporaries(
     config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, stage: int
 ) -> dict[str, int]:
-    """Bytes of what the masked losses make on the way, as if all of it were alive at once.
+    """Bytes of what the masked losses and the backward make on the way, as if all of it were alive at once.
 
     The gradient of the token table is that of the head, which is held from the forward on but for the dense form,
     until, after all layers, that of the embedding joins it; at stages 0 and 1 one of the two is counted already.
@@ -133,6 +133,10 @@ def loss_temporaries(
     return {
         "table's gradient": own * config.width * width * gradients,
         "logits": (kept + 1) * tile + contents.predicted * config.width * (width + 4),
+        "gradient of the rows": 2
+        * contents.rows
+        * config.width
+        * width,  # what a layer passes on, and its part of it
     }
 
 

@@ -64,6 +64,8 @@ def prepare() -> None:
         warnings.filterwarnings(
             "ignore", message=rf".*torch\.distributed\.{name}` is", category=FutureWarning
         )
+    # Said of DeepSpeed's own barrier: each process has one GPU, which join_world chose.
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device", category=UserWarning)
 
 
 def keep_memory() -> None:

@@ -133,6 +133,5 @@ def test_no_more_is_alive_at_once_than_all_parts_together(
         found = ranks[data // 2 * tensor]
         paper = on_paper(case, found, data).peak
         print(f"{case.name}: {paper:,}|{found.peak:,}")
-        # What is not counted: gradients of what a layer passes on, for as long as its backward takes.
         assert found.peak <= (1 + WITHIN) * paper, case.name
         assert found.peak >= 0.8 * paper, case.name
