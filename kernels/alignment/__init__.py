@@ -124,8 +124,14 @@ def _check(
     ):
         if column.shape != (length,):
             raise ValueError(f"{name} {tuple(column.shape)} is not ({length},)")
-    if pairs and (int(positives.max()) >= key_count or int(positives.bincount().max()) > 1):
-        raise ValueError("positives: every query needs a key of its own among this rank's keys")
+    if pairs:
+        ordered = positives.sort().values
+        own = (ordered[0] >= 0) & (ordered[-1] < key_count) & (ordered[1:] != ordered[:-1]).all()
+        said = "positives: every query needs a key of its own among this rank's keys"
+        if positives.is_cuda:
+            torch._assert_async(own, said)  # without waiting for all that the GPU has still to do
+        elif not own:
+            raise ValueError(said)
     if widths is not None:
         lengths = [width for width, _ in widths]
         if not lengths or lengths != sorted(set(lengths)) or lengths[0] < 1 or lengths[-1] > queries.shape[1]:

@@ -43,11 +43,11 @@ def gather_pool(
     """Exchange lengths, vectors, and groups with positives over ``ranks``: three collectives."""
     own = (len(queries), len(keys))
     if ranks is None:
-        lengths, rank = [own], 0
-    else:
-        every = torch.empty((ranks.size(), 2), dtype=torch.int64, device=queries.device)
-        dist.all_gather_single(every, torch.tensor([own], device=queries.device), group=ranks)
-        lengths, rank = [(int(p), int(r)) for p, r in every.tolist()], ranks.rank()
+        alone = queries.detach(), keys.detach(), query_groups, key_groups, positives
+        return Pool(*alone, slice(0, own[0]), slice(0, own[1]), [own])
+    every = torch.empty((ranks.size(), 2), dtype=torch.int64, device=queries.device)
+    dist.all_gather_single(every, torch.tensor([own], device=queries.device), group=ranks)
+    lengths, rank = [(int(p), int(r)) for p, r in every.tolist()], ranks.rank()
     first_query, first_key = (sum(pair[side] for pair in lengths[:rank]) for side in (0, 1))
     all_queries, all_keys = gather_rows(queries.detach(), keys.detach(), lengths, ranks)
     of_queries, of_keys = gather_rows(

@@ -241,6 +241,7 @@ def test_without_a_wanted_gradient_there_is_none() -> None:
     ("change", "message"),
     [
         ({"positives": torch.tensor([0, 1, 1])}, "a key of its own"),
+        ({"positives": torch.tensor([0, -1, 2])}, "a key of its own"),
         ({"positives": torch.tensor([0, 1, 3])}, "a key of its own"),
         ({"weights": torch.ones(2)}, r"weights \(2,\) is not \(3,\)"),
         ({"keys": torch.zeros(3, 5, dtype=torch.float64)}, r"are not \(P, E\) and \(R, E\)"),
