@@ -8,9 +8,12 @@ the accuracy of the contrastive task for a bag of words that was never trained (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 
 def token_overlap(
@@ -46,6 +49,8 @@ def token_overlap(
 
 def _counts(sides: Sequence[Sequence[np.ndarray]]) -> tuple[sparse.csr_array, sparse.csr_array]:
     """Token counts (n, V') of both sides over the tokens that occur."""
+    from scipy import sparse  # here: a process that makes no batch starts without it
+
     texts = [text for side in sides for text in side]
     tokens = np.concatenate(texts)
     rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
@@ -56,5 +61,7 @@ def _counts(sides: Sequence[Sequence[np.ndarray]]) -> tuple[sparse.csr_array, sp
 
 
 def _unit(counts: sparse.csr_array) -> sparse.csr_array:
+    from scipy import sparse
+
     lengths = np.sqrt(counts.multiply(counts).sum(1))
     return sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ counts

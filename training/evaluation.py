@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 
 from data.back_translation import BackTranslationConfig, make_btmlm
 from data.batch import PackedBatch
@@ -75,7 +73,7 @@ class Evaluator:
         with torch.no_grad():
             scores = {**self._retrieval(forward), **self._masked_scores(forward)}
             if self.pseudo is not None and generate is not None:
-                scores |= self.pseudo(forward, generate, self._split, gather_object, freeze_at)
+                scores |= self.pseudo(forward, generate, self._split, _gathered, freeze_at)
             return scores
 
     def _retrieval(self, forward: Forward) -> dict[str, float]:
@@ -93,7 +91,7 @@ class Evaluator:
             output = forward(self._sentences(corpus, group), True)
             found.append((group, output.sentence_vectors.float().cpu().numpy()))
         whole = np.zeros((len(order), found[0][1].shape[1]), dtype=np.float32)
-        for group, vectors in gather_object(found):
+        for group, vectors in _gathered(found):
             whole[group] = vectors
         return whole
 
@@ -175,7 +173,7 @@ class Evaluator:
         found = []
         for number, batch in self._split(list(enumerate(batches))):
             found.append((number, sums_of(forward(batch, False), batch, len(names))))
-        return scores_of(np.sum(list(dict(gather_object(found)).values()), axis=0), names)
+        return scores_of(np.sum(list(dict(_gathered(found)).values()), axis=0), names)
 
 
 def sentence_batch(texts: Sequence[np.ndarray], material: Material) -> PackedBatch:
@@ -274,11 +272,20 @@ def _fill(items: np.ndarray, sizes: np.ndarray, tokens: int) -> Iterator[np.ndar
         yield items[first:]
 
 
+def _gathered(items: list) -> list:
+    """Of all ranks, in their order."""
+    from accelerate.utils import gather_object  # here: a run that evaluates nothing yet starts without it
+
+    found: list = gather_object(items)
+    return found
+
+
 def _split(items: list, tensor_ranks: int) -> Iterator:
     """This rank's part of ``items``; every rank gets as many, the last item is repeated where they do not divide."""
-    state = PartialState(
-        cpu=not torch.cuda.is_available()
-    )  # else it takes every rank on a CPU for the only one
+    from accelerate import PartialState
+
+    # Told of the CPU, else it takes every rank there for the only one.
+    state = PartialState(cpu=not torch.cuda.is_available())
     ranks = state.num_processes // tensor_ranks
     each = -(-len(items) // ranks)
     parts = [items[rank * each : (rank + 1) * each] for rank in range(ranks)]

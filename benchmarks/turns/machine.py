@@ -19,7 +19,7 @@ def machine(device: str, threads: int) -> str:
     if device.startswith("cuda"):
         if not torch.cuda.is_available():
             raise ValueError(
-                f"--device {device}: torch sees no CUDA device here; leave the option away for the CPU"
+                f"{device}: torch sees no CUDA device here; leave --device, or a preset for a GPU, away for the CPU"
             )
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     try:

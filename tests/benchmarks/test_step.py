@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.step import __main__ as command
 from benchmarks.step import guard
 from benchmarks.step.documents import Read, by_length, in_turn, padded
 from benchmarks.step.goals import GOALS, verdicts
@@ -211,3 +212,14 @@ def test_the_table_of_the_guard_has_every_pair_and_the_small_preset_measures_it(
     tables = json.loads(guard.TABLE.read_text())
     assert all(found.keys() == table.keys() for table in tables.values())
     assert found["masked: one against padded"] == pytest.approx(1 / 4)
+
+
+def test_a_gpu_that_is_not_there_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert command.main(["--preset", "gpu"]) == 2
+    assert "torch sees no CUDA device" in capsys.readouterr().err
+
+
+def test_goals_are_said_of_the_cpu_alone() -> None:
+    assert verdicts(LARGE, FOUND) and not verdicts(LARGE._replace(device="cuda"), FOUND)

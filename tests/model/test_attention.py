@@ -165,7 +165,14 @@ def test_variable_length_calls_pick_the_same_keys_as_the_dense_mask(
     )
     assert len(layout.arrange(ids)) == -(-real // multiple) * multiple
     stream = torch.randn(len(ids), 3, 2, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    stream.requires_grad_()
     ours = layout.restore(attention(layout.arrange(stream), layout).flatten(1))
     oracle = dense_attention(stream, visible(starts, contexts, len(ids)))[:real].flatten(1)
     torch.testing.assert_close(ours[:real], oracle, atol=1e-12, rtol=0)
     assert (ours[real:] == 0).all()
+    weights = torch.randn(oracle.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mine, true = (
+        torch.autograd.grad((value * weights).sum(), stream, retain_graph=True)[0]
+        for value in (ours[:real], oracle)
+    )
+    torch.testing.assert_close(mine, true, atol=1e-12, rtol=0)
