@@ -24,7 +24,10 @@ _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}
 _KEPT_BYTES = {"cpu": 168 * 2**20, "cuda": 1024 * 2**20}
 _ALIGNED = 64
 _NUMBER = 8  # bytes of an id or a place
-_SIMILARITIES = 2 * 1024 * 1024 * 4  # two tiles, as kernels/alignment/streaming.py has them
+# Rows and columns of a tile of similarities, and bytes of those that are kept: kernels/alignment/streaming.py on a CPU,
+# fused_triton.py on a GPU.
+_SIMILARITIES = {"cpu": 1024, "cuda": 8192}
+_KEPT_SIMILARITIES = {"cpu": 0, "cuda": 512 * 2**20}
 
 
 class Contents(NamedTuple):
@@ -140,6 +143,15 @@ def loss_temporaries(
     }
 
 
-def pool(config: EncoderConfig, contents: Contents, microbatches: int) -> int:
-    """Bytes of the alignment pool of so many microbatches: vectors, as they come and put together, and two tiles."""
-    return (2 * microbatches * 2 * contents.pairs * config.width * 4 + _SIMILARITIES) * (contents.pairs > 0)
+def pool(config: EncoderConfig, contents: Contents, device: str, microbatches: int, data: int) -> int:
+    """Bytes of the alignment pool of so many microbatches on each of ``data`` ranks.
+
+    Vectors, as they come and put together; a tile of similarities, and one of what they are multiplied with after;
+    on a GPU all of them where they are few.
+    """
+    own, every = contents.pairs * microbatches, contents.pairs * microbatches * data
+    side = _SIMILARITIES[device]
+    tiles = 2 * 4 * (side * side if device == "cpu" else min(own, side) * min(every, side))
+    kept = 4 * own * every * min(data, 2)  # over ranks own queries, then own keys
+    vectors = 2 * 2 * every * config.width * 4
+    return (vectors + tiles + kept * (kept <= _KEPT_SIMILARITIES[device])) * (contents.pairs > 0)

@@ -187,7 +187,7 @@ def sizes_of(
         states(shapes, zero, data),
         activations(config, contents, cutting, width),
         loss_temporaries(config, contents, cutting, width, zero.stage),
-        pool(config, contents, data * passes.microbatches),
+        pool(config, contents, cutting.device, passes.microbatches, data),
         passes.pool,
         {f"data ranks: {name}": size for name, size in of_zero(shapes, zero, data, passes).items()}
         | {f"data ranks: {name}": size for name, size in of_pool(config, contents, data, passes).items()}
