@@ -41,7 +41,7 @@ def documents_of(problem: Problem) -> Documents:
 
 
 def _taken_apart(microbatch: Microbatch) -> Documents:
-    arrays, work = microbatch.arrays, work_of(microbatch.tally)
+    arrays, work = microbatch.arrays, work_of(microbatch.tally, [microbatch])
     # Pseudo tokens are placeholders here: writing them is left to the run alone.
     ids, labels = arrays["token_ids"], np.full(len(arrays["token_ids"]), _IGNORED)
     labels[arrays["predicted"]] = arrays["targets"]

@@ -60,10 +60,14 @@ class Problem(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a step holds: the real tokens and what is predicted."""
+    """What a step holds: the real tokens and what is predicted; what the model reads and writes before, if it does."""
 
     tokens: int
     predictions: int
+    read_to_write: int = (
+        0  # tokens of the documents in which pseudo tokens are written, in a forward of their own
+    )
+    written: int = 0
 
 
 class Step(Protocol):

@@ -18,20 +18,29 @@ class Product(NamedTuple):
     inputs: int
     outputs: int
     times: int
+    learned: bool = True  # else the forward alone
 
     @property
     def operations(self) -> int:
-        """Of all three products."""
-        return 6 * self.rows * self.inputs * self.outputs * self.times
+        """Of all its products."""
+        return (6 if self.learned else 2) * self.rows * self.inputs * self.outputs * self.times
 
 
 def products_of(problem: Problem, work: Work) -> list[Product]:
-    """The linear layers of the encoder and of the head; attention within documents and the losses are left out."""
-    width, inner, tokens = problem.width, problem.feed_forward, work.tokens
+    """The linear layers of the encoder and of the head; attention within documents and the losses are left out.
+
+    Pseudo tokens are written in a forward of its own.
+    """
+    width, inner = problem.width, problem.feed_forward
     layers = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
-    found = [Product(tokens, inputs, outputs, problem.layers) for inputs, outputs in layers]
-    if work.predictions:
-        found += [Product(work.predictions, width, outputs, 1) for outputs in (width, problem.vocabulary)]
+    found = []
+    for tokens, predictions, learned in (
+        (work.tokens, work.predictions, True), (work.read_to_write, work.written, False),
+    ):  # fmt: skip
+        if tokens:
+            found += [Product(tokens, *sides, problem.layers, learned) for sides in layers]
+        if predictions:
+            found += [Product(predictions, width, out, 1, learned) for out in (width, problem.vocabulary)]
     return found
 
 
@@ -52,8 +61,9 @@ class ProductsStep:
         for product, (rows, weight, result, of_rows, of_weight) in self._products:
             for _ in range(product.times):
                 torch.mm(rows, weight.T, out=result)
-                torch.mm(result, weight, out=of_rows)
-                torch.mm(result.T, rows, out=of_weight)
+                if product.learned:
+                    torch.mm(result, weight, out=of_rows)
+                    torch.mm(result.T, rows, out=of_weight)
 
 
 def _operands(product: Product, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:

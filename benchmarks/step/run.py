@@ -6,7 +6,7 @@ step()                      tallies, pseudo tokens, forward, losses, backward, o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,15 @@ def first_step(recipe: Recipe, data: DataParts, rank: int = 0, ranks: int = 1) -
     return stream.next()
 
 
-def work_of(tally: Any) -> Work:
-    """Of a step's tally (S, len(Tally))."""
-    return Work(int(tally[:, Tally.TOKENS].sum()), int(tally[:, Tally.PREDICTIONS].sum()))
+def work_of(tally: Any, microbatches: Sequence[Microbatch] = ()) -> Work:
+    """Of a step's tally (S, len(Tally)); what is written, where the microbatches of all ranks are given."""
+    written = [made for each in microbatches if (made := each.arrays["generation"])]
+    return Work(
+        int(tally[:, Tally.TOKENS].sum()),
+        int(tally[:, Tally.PREDICTIONS].sum()),
+        sum(len(made["token_ids"]) for made in written),
+        sum(len(made["predicted"]) for made in written),
+    )
 
 
 def sharded(recipe: Recipe, data: DataParts, world: World) -> Engine:

@@ -83,6 +83,8 @@ def test_the_products_are_those_of_the_model() -> None:
     in_head = sum(size for name, size in weights.items() if name.startswith("head.") or "word" in name)
     expected = 6 * (100 * (sum(weights.values()) - in_head) + 7 * in_head)
     assert sum(product.operations for product in products_of(problem, Work(100, 7))) == expected
+    written = 2 * (40 * (sum(weights.values()) - in_head) + 5 * in_head)  # in a forward of its own
+    assert sum(each.operations for each in products_of(problem, Work(100, 7, 40, 5))) == expected + written
 
 
 @pytest.mark.parametrize("preset", PRESETS)
