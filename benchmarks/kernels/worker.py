@@ -83,13 +83,16 @@ def measure(run: Run, device: str) -> dict[str, Any]:
     on.reset_peak(device)
     before = on.held(device)
     seconds, processor = [], time.process_time()
+    outcome: Outcome | None = None
     for _ in range(RUNS_ON_GPU if on.on_gpu(device) else 1):
+        outcome = None  # the gradients of the run before are not this one's
         begin = time.perf_counter()
         outcome = run()
         on.synchronize(device)
         seconds.append(time.perf_counter() - begin)
     processor = (time.process_time() - processor) / len(seconds)
     peak = on.peak(device)
+    assert outcome is not None
     of_gradients = [gradient.numel() * gradient.element_size() for gradient in outcome.gradients]
     on.give_back(device)
     return {

@@ -29,6 +29,7 @@ from torch import Tensor
 from kernels.alignment.pool import Pool
 from kernels.alignment.prefixes import Prefixes, turn
 from kernels.alignment.solution import Gradients, Negatives
+from kernels.alignment.tiles import bands, pieces
 
 if TYPE_CHECKING:
     from kernels.aot import AotVariant
@@ -40,23 +41,27 @@ WARPS = 4
 
 
 @triton.jit
-def _similarities(
-    products, query_length, key_length, scale, i, j, queries, keys, products_row, LENGTHS: tl.constexpr
+def _block(
+    products, query_group, key_group, query_name, key_name, query_length, key_length, scale,
+    queries, keys, products_row, LENGTHS: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """<q, k>, what it is multiplied with, and whether it is there, of a block."""
+    """Rows, columns, <q, k>, what it is multiplied with, whether it is there; groups and names of both sides.
+
+    A query has the name of its positive key.
+    """
+    i = tl.program_id(0) * BQ + tl.arange(0, BQ)
+    j = tl.program_id(1) * BK + tl.arange(0, BK)
     inside = (i < queries)[:, None] & (j < keys)[None, :]
     product = tl.load(products + i.to(tl.int64)[:, None] * products_row + j[None, :], mask=inside, other=0.0)
     factor = tl.load(scale)
     if LENGTHS:
         factor *= tl.load(query_length + i, mask=i < queries, other=0.0)[:, None]
         factor *= tl.load(key_length + j, mask=j < keys, other=0.0)[None, :]
-    return product, factor, inside
-
-
-@triton.jit
-def _names(numbers, names, at, last):
-    """Group and name of queries or keys; a query has the name of its positive key."""
-    return tl.load(numbers + at, mask=at < last, other=0), tl.load(names + at, mask=at < last, other=0)
+    group = tl.load(query_group + i, mask=i < queries, other=0)
+    name = tl.load(query_name + i, mask=i < queries, other=0)
+    other_group = tl.load(key_group + j, mask=j < keys, other=0)
+    other_name = tl.load(key_name + j, mask=j < keys, other=0)
+    return i, j, product, factor, inside, group, name, other_group, other_name
 
 
 @triton.jit
@@ -66,13 +71,10 @@ def know_kernel(
     LENGTHS: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """of_queries, largest (blocks of keys, queries) and of_keys (blocks of queries, keys)."""
-    i = tl.program_id(0) * BQ + tl.arange(0, BQ)
-    j = tl.program_id(1) * BK + tl.arange(0, BK)
-    product, factor, inside = _similarities(
-        products, query_length, key_length, scale, i, j, queries, keys, products_row, LENGTHS
-    )
-    group, name = _names(query_group, query_name, i, queries)
-    other_group, other_name = _names(key_group, key_name, j, keys)
+    i, j, product, factor, inside, group, name, other_group, other_name = _block(
+        products, query_group, key_group, query_name, key_name, query_length, key_length, scale,
+        queries, keys, products_row, LENGTHS, BQ, BK,
+    )  # fmt: skip
     negative = inside & (group[:, None] != other_group[None, :]) & (name[:, None] != other_name[None, :])
     z = tl.where(negative, product * factor, float("-inf"))
     highest = tl.max(z, 1)
@@ -96,13 +98,10 @@ def differentiate_kernel(
 
     Terms (3, queries or keys) are L, weight / 2 and the pull of the positive.
     """
-    i = tl.program_id(0) * BQ + tl.arange(0, BQ)
-    j = tl.program_id(1) * BK + tl.arange(0, BK)
-    product, factor, inside = _similarities(
-        products, query_length, key_length, scale, i, j, queries, keys, products_row, LENGTHS
-    )
-    group, name = _names(query_group, query_name, i, queries)
-    other_group, other_name = _names(key_group, key_name, j, keys)
+    i, j, product, factor, inside, group, name, other_group, other_name = _block(
+        products, query_group, key_group, query_name, key_name, query_length, key_length, scale,
+        queries, keys, products_row, LENGTHS, BQ, BK,
+    )  # fmt: skip
     logarithm = tl.load(query_terms + i, mask=i < queries, other=0.0)
     weight = tl.load(query_terms + queries + i, mask=i < queries, other=0.0)
     pull = tl.load(query_terms + 2 * queries + i, mask=i < queries, other=0.0)
@@ -210,14 +209,10 @@ class Fused:
         return Gradients(of_queries.to(pool.queries.dtype), of_keys, along)
 
     def _strips(self, pool: Pool) -> list[_Strip]:
-        every, keys = slice(0, len(pool.queries)), slice(0, len(pool.keys))
-        bands = [(pool.own_queries, keys, True, False), (every, pool.own_keys, False, True)]
-        if len(pool.lengths) == 1:
-            bands = [(every, keys, True, True)]
         return [
-            _Strip(j, list(_pieces(queries, self._tile)), *whose)
-            for queries, compared, *whose in bands
-            for j in _pieces(compared, self._tile)
+            _Strip(j, list(pieces(band.queries, self._tile)), band.for_queries, band.for_keys)
+            for band in bands(pool)
+            for j in pieces(band.keys, self._tile)
         ]
 
     def _products(self, pool: Pool, prefixes: Prefixes, i: slice, j: slice) -> Iterator[tuple[int, Tensor]]:
@@ -255,12 +250,6 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda and left.dtype != torch.float32:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
-
-
-def _pieces(whole: slice, size: int) -> Iterator[slice]:
-    """Yield slices of at most ``size`` that cover ``whole``."""
-    for start in range(whole.start, whole.stop, size):
-        yield slice(start, min(start + size, whole.stop))
 
 
 def know(

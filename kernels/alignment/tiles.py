@@ -48,16 +48,29 @@ class Room:
         return self._slots[slot][: rows * columns].view(rows, columns)
 
 
+class Band(NamedTuple):
+    """What of a pool's similarities this rank makes."""
+
+    queries: slice
+    keys: slice
+    for_queries: bool  # this rank answers for the queries
+    for_keys: bool  # and for the keys
+
+
+def bands(pool: Pool) -> list[Band]:
+    """All of them in one process; over ranks own queries with all keys, and all queries with own keys."""
+    queries, keys = slice(0, len(pool.queries)), slice(0, len(pool.keys))
+    if len(pool.lengths) == 1:
+        return [Band(queries, keys, True, True)]
+    return [Band(pool.own_queries, keys, True, False), Band(queries, pool.own_keys, False, True)]
+
+
 def strips(pool: Pool, height: int, wide: torch.dtype) -> Iterator[Strip]:
     """Yield the strips that hold this rank's rows and columns."""
-    all_queries, all_keys = slice(0, len(pool.queries)), slice(0, len(pool.keys))
-    bands = [(pool.own_queries, all_keys, True, False), (all_queries, pool.own_keys, False, True)]
-    if len(pool.lengths) == 1:
-        bands = [(all_queries, all_keys, True, True)]
     names, numbers = torch.cat([pool.query_groups, pool.key_groups]).unique(return_inverse=True)
     query_groups, key_groups = numbers.split([len(pool.queries), len(pool.keys)])
-    for queries, keys, for_queries, for_keys in bands:
-        for rows in _pieces(queries, height):
+    for queries, keys, for_queries, for_keys in bands(pool):
+        for rows in pieces(queries, height):
             met = torch.zeros_like(names, dtype=torch.bool)
             met[query_groups[rows]] = True
             excludes = met[key_groups]
@@ -68,7 +81,7 @@ def strips(pool: Pool, height: int, wide: torch.dtype) -> Iterator[Strip]:
 def tiles(pool: Pool, strip: Strip, width: int, wide: torch.dtype) -> Iterator[Tile]:
     """Yield the tiles of ``strip``. Most of a large pool's hold negatives only, and are spared the masks."""
     positives = pool.positives[strip.rows]
-    for columns in _pieces(strip.keys, width):
+    for columns in pieces(strip.keys, width):
         excluded = of_positives = None
         some = strip.excludes[columns].nonzero()[:, 0]
         if len(some):
@@ -102,7 +115,7 @@ def exact_products(vectors: Tensor) -> Iterator[None]:
         products.fp32_precision = before
 
 
-def _pieces(whole: slice, size: int) -> Iterator[slice]:
+def pieces(whole: slice, size: int) -> Iterator[slice]:
     """Yield slices of at most ``size`` that cover ``whole``."""
     for start in range(whole.start, whole.stop, size):
         yield slice(start, min(start + size, whole.stop))
