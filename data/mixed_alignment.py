@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from data.back_translation import GateConfig
 from data.keys import chances, hashed, key
-from data.lexicon import PIVOT, Lexicon, written_without_spaces
+from data.lexicon import PIVOT, Lexicon
 from data.recipe import Section
 from data.task import SPECIALS, TaskConfig, room_of_text
+from data.units import written_without_spaces
 
 # Room for a mixed text, times the tokens of its original: translations are cut into more pieces than the words
 # that they replace. Measured on the demo, so that about 3 texts in 100 are cut in every language: most where a

@@ -77,7 +77,6 @@ def _sources(records: Records, material: Material, config: MixedAlignmentConfig)
     texts, firsts = records.texts, starts_of(records.counts)
     most = material.maximum_tokens - SPECIALS
     sources = []
-    starts = texts.starts
     passes: dict[tuple[int, int], list[int]] = {}
     both = np.zeros(len(firsts), bool)
     if config.both_mixed:
@@ -88,24 +87,25 @@ def _sources(records: Records, material: Material, config: MixedAlignmentConfig)
         for (stream, epoch), mine in passes.items():
             name, which = records.draws.names[stream], records.draws.records[mine]
             both[mine] = both_sides_mixed(config.both_mixed, name, which, epoch, records.draws.seed)
+    starts, lengths, languages = texts.starts.tolist(), texts.lengths.tolist(), texts.languages.tolist()
+    counts, rooms, twice = records.counts.tolist(), records.draws.rooms.tolist(), both.tolist()
+    taught = texts.teacher.shape[1] > 0
     for n, first in enumerate(firsts.tolist()):
-        language = int(texts.languages[first])
-        ids = texts.ids[starts[first] : starts[first] + min(texts.lengths[first], most)]
-        whole = len(ids) < most  # the store cut the ids of a longer text to as many
-        text = texts.text(first)
-        others = range(first + 1, first + int(records.counts[n]))
-        room = int(records.draws.rooms[n])
+        language, text, length = languages[first], texts.text(first), min(lengths[first], most)
+        whole = length < most  # the store cut the ids of a longer text to as many
+        others = range(first + 1, first + counts[n])
+        room = rooms[n] // 2 if twice[n] else rooms[n] - length - SPECIALS
         sources.append(
             _Source(
                 material.languages[language],
                 language,
-                ids,
-                text if whole else material.tokenizer.covered(text, len(ids)),
-                [(material.languages[texts.languages[o]], texts.text(o)) for o in others],
+                texts.ids[starts[first] : starts[first] + length],
+                text if whole else material.tokenizer.covered(text, length),
+                [(material.languages[languages[other]], texts.text(other)) for other in others],
                 whole,
-                texts.teacher[first] if texts.teacher.shape[1] else None,
-                (room // 2 if both[n] else room - len(ids) - SPECIALS) - SPECIALS,
-                bool(both[n]),
+                texts.teacher[first] if taught else None,
+                room - SPECIALS,
+                twice[n],
             )
         )
     return sources
@@ -222,7 +222,7 @@ def _mixed_sides(
         encoded = encoder_of(material.tokenizer)([mixed.text for _, mixed in proposed.values()])
         for (number, (name, mixed)), ids in zip(proposed.items(), encoded, strict=True):
             kept = ids[: sources[number].room]
-            if np.array_equal(kept, sources[number].ids[: len(kept)]):
+            if kept.tobytes() == sources[number].ids[: len(kept)].tobytes():
                 continue  # what was translated stood behind the cut
             cut = len(kept) < len(ids)
             how = Mixture(name, mixed.replaced, mixed.translatable, mixed.words, mixed.languages, cut)

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
-from data.lexicon import Translation, Words, primary, units_of, written_without_spaces
+from data.lexicon_search import Translation, Words
+from data.units import primary, units_of, written_without_spaces
 
 _CAPITALISED = frozenset({"de", "en"})
 
@@ -76,11 +77,13 @@ def mix(text: str, language: str, words: Words, rate: float, draws: Sequence[flo
         of_languages = match.translations.of_languages
         target, those = of_languages[int(draws[3 * number + 1] * len(of_languages))]
         translation = those[int(draws[3 * number + 2] * len(those))]
-        original = text[match.start : match.end]
-        gap = "" if spaced or written_without_spaces(target) else " "
-        pieces += [text[end : match.start], gap, _in_the_case_of(original, translation, target), gap]
-        languages.add(primary(target))
+        pieces.append(text[end : match.start])
         end = match.end
+        translation = _in_the_case_of(text[match.start : end], translation, target)
+        if not spaced and not written_without_spaces(target):
+            translation = f" {translation} "
+        pieces.append(translation)
+        languages.add(primary(target))
         replaced += match.words
     pieces.append(text[end:])
     if (

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.ragged import row_of_each
+
 if TYPE_CHECKING:
     from scipy import sparse
 
@@ -32,9 +34,9 @@ def token_overlap(
     """
     if not one:
         return np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    first, second = _counts([one, other])
-    sizes = np.minimum(first.sum(1), second.sum(1))
-    common = first.minimum(second).sum(1) / np.maximum(sizes, 1)
+    width = 1 + int(np.concatenate([*one, *other]).max(initial=0))
+    first, second = _counts(one, width), _counts(other, width)
+    common = first.minimum(second).sum(1) / np.maximum(np.minimum(first.sum(1), second.sum(1)), 1)
     cosines = (_unit(first) @ _unit(second).T).toarray()  # (n, n)
     negative = groups[:, None] != groups[None, :]
     own = np.diagonal(cosines)
@@ -47,21 +49,22 @@ def token_overlap(
     return common, rows, correct
 
 
-def _counts(sides: Sequence[Sequence[np.ndarray]]) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """Token counts (n, V') of both sides over the tokens that occur."""
+def _counts(texts: Sequence[np.ndarray], width: int) -> sparse.csr_array:
+    """(n, width) how often each token occurs in each text."""
     from scipy import sparse  # here: a process that makes no batch starts without it
 
-    texts = [text for side in sides for text in side]
-    tokens = np.concatenate(texts)
-    rows = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    known, columns = np.unique(tokens, return_inverse=True)
-    counts = sparse.csr_array((np.ones(len(tokens)), (rows, columns)), shape=(len(texts), len(known)))
-    counts.sum_duplicates()
-    return counts[: len(sides[0])], counts[len(sides[0]) :]
+    rows = row_of_each(np.array([len(text) for text in texts]))
+    places, counts = np.unique(rows << 32 | np.concatenate(texts), return_counts=True)
+    starts = np.searchsorted(places, np.arange(len(texts) + 1) << 32)
+    tokens = places & 0xFFFFFFFF
+    return sparse.csr_array((counts.astype(np.float64), tokens, starts), shape=(len(texts), width))
 
 
 def _unit(counts: sparse.csr_array) -> sparse.csr_array:
+    """Rows of length one."""
     from scipy import sparse
 
-    lengths = np.sqrt(counts.multiply(counts).sum(1))
-    return sparse.diags_array(1 / np.maximum(lengths, 1e-9)) @ counts
+    rows = row_of_each(np.diff(counts.indptr))
+    squares = np.bincount(rows, weights=counts.data**2, minlength=counts.shape[0])
+    scaled = counts.data / np.sqrt(squares)[rows]
+    return sparse.csr_array((scaled, counts.indices, counts.indptr), shape=counts.shape)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import numpy as np
@@ -97,11 +98,10 @@ class _Workers:
     ) -> None:
         self._slots = slots
         self._free = list(range(at_once))
+        spawning = multiprocessing.get_context("spawn")
+        ends_with, self._open = spawning.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(
-            count,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(open_maker, slots),
+            count, mp_context=spawning, initializer=_start_worker, initargs=(open_maker, slots, ends_with)
         )
 
     def submit(self, records: np.ndarray, shut: tuple[str, ...]) -> _Waiting:
@@ -109,18 +109,25 @@ class _Workers:
         try:
             return _Waiting(self.pool.submit(_make, records, shut, slot), slot)
         except BrokenProcessPool:
-            raise UserError(_ENDED) from None
+            raise self._ended() from None
 
     def result(self, waiting: _Waiting) -> Microbatch:
         try:
             found = self._slots.take(waiting.future.result(), waiting.slot)
         except BrokenProcessPool:
-            raise UserError(_ENDED) from None
+            raise self._ended() from None
         self._free.append(waiting.slot)
         return found
 
+    def _ended(self) -> UserError:
+        # The pool asks the others to end and waits until they have: with a signal that they leave to the run, and
+        # through a queue that stays locked if the one that is gone was reading it.
+        self._open.close()
+        return UserError(_ENDED)
+
     def close(self) -> None:
         self.pool.shutdown(wait=False, cancel_futures=True)
+        self._open.close()
         self._slots.close()
 
 
@@ -132,20 +139,18 @@ _maker: MicrobatchMaker
 _slots: Slots
 
 
-def _start_worker(open_maker: Callable[[], MicrobatchMaker], slots: Slots) -> None:
-    """Signals meant for the run are the run's; a worker ends when the run has."""
+def _start_worker(open_maker: Callable[[], MicrobatchMaker], slots: Slots, ends_with: Connection) -> None:
+    """Signals meant for the run are the run's; a worker ends when the run has, or closes its side of a pipe."""
     global _maker, _slots
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_run, daemon=True).start()
+    threading.Thread(target=_end_with_run, args=(ends_with,), daemon=True).start()
     _slots = slots
     _maker = open_maker()
 
 
-def _end_with_run() -> None:
-    run = multiprocessing.parent_process()
-    if run is not None:
-        run.join()  # its end is seen at once, however it ended
+def _end_with_run(ends_with: Connection) -> None:
+    ends_with.poll(None)  # nothing is ever sent: it was closed, by the run or by its end, however that came
     os._exit(0)
 
 

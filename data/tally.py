@@ -105,10 +105,12 @@ def pair_counts(part: Part) -> np.ndarray:
     if laid.teacher is not None:
         taught = np.any(laid.teacher, axis=1)[laid.pairs].all(1)
         counts[:, Tally.TAUGHT_PAIRS] = np.bincount(laid.pair_examples[taught], minlength=len(laid))
-    for row, mixtures in zip(counts, part.mixed, strict=False):
-        for side in mixtures:
-            row[_MIXED] += (1, side.replaced, side.translatable, side.words, side.languages, side.cut)
-            row[_BY[side.generator]] += 1
+    sides = [(row, *side) for row, mixtures in enumerate(part.mixed) for side in mixtures]
+    if sides:
+        which, generators, *found = zip(*sides, strict=True)
+        each = np.stack([np.ones(len(which)), *found], axis=1).astype(np.int64)
+        np.add.at(counts[:, _MIXED], list(which), each)
+        np.add.at(counts, (list(which), [_BY[name] for name in generators]), 1)
     return counts
 
 
@@ -126,8 +128,10 @@ def tally_overlap(
 ) -> None:
     """How much of their task mixed pairs of a microbatch give away by sharing tokens; see data/overlap.py."""
     one, other = sides
-    for stream, shared, rows, correct in zip(streams, *token_overlap(one, other, groups), strict=True):
-        row = tally[stream]
-        row[Tally.OVERLAP] += round(1e6 * shared)
-        row[Tally.BASELINE_ROWS] += rows
-        row[Tally.BASELINE_CORRECT] += correct
+    shared, rows, correct = token_overlap(one, other, groups)
+    for column, counts in (
+        (Tally.OVERLAP, np.round(1e6 * shared).astype(np.int64)),
+        (Tally.BASELINE_ROWS, rows),
+        (Tally.BASELINE_CORRECT, correct),
+    ):
+        np.add.at(tally[:, column], streams, counts)

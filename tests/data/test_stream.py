@@ -292,6 +292,35 @@ def test_a_worker_that_is_gone_ends_the_run_with_one_message(small_recipe: Path)
         stream.close()
 
 
+LOSES_A_WORKER = """
+import os, signal, sys, time
+from pathlib import Path
+from tests.data.test_stream import UserError, processes_of, streams_for
+if __name__ == "__main__":
+    for worker in range(2):
+        (stream,) = streams_for(Path(sys.argv[1]), workers=2)
+        stream.next()
+        time.sleep(2)  # until both wait for work, and one of them holds the lock of what hands it out
+        os.kill(processes_of(stream)[worker], signal.SIGKILL)
+        time.sleep(0.5)
+        try:
+            stream._workers.submit(None, ())
+        except UserError as error:
+            print(error)
+        finally:
+            stream.close()
+"""
+
+
+def test_a_run_that_lost_a_worker_comes_to_its_end(small_recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(LOSES_A_WORKER)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, script, small_recipe]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
+    assert done.stdout.count("was ended from outside") == 2 and not done.stderr
+
+
 def processes_of(stream: BatchStream) -> list[int]:
     assert stream._workers is not None
     return list(stream._workers.pool._processes)

@@ -5,7 +5,7 @@ import sys
 
 import regex
 
-from data.lexicon import _NOT_PLAIN, _PLAIN_WORD, _WORD, runs_of
+from data.units import _NOT_PLAIN, _PLAIN_WORD, _WORD, runs_of
 
 
 def test_both_patterns_agree_on_every_character_that_the_faster_one_is_asked_about():

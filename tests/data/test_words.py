@@ -65,16 +65,14 @@ def test_a_tokenizer_that_sees_beyond_words_gets_whole_texts(tokenizer):
 
 def test_what_is_used_most_is_kept_when_there_is_too_much(tokenizer):
     asked = Asked(tokenizer)
-    encode = WordEncoder(asked, most=8)
-    long = "x" * 100  # is not kept at all
-    texts = [f"the door is open {chr(97 + n)}{chr(98 + n)} {long}" for n in range(12)]
+    encode = WordEncoder(asked, most=16)
+    texts = [f"the door is open {chr(97 + n)}{chr(98 + n)} {chr(97 + n) * 100}" for n in range(12)]
     for text in texts:
         (found,) = encode([text])
         assert np.array_equal(found, tokenizer.encode([text])[0])
     assert all(asked.words.count(word) == 1 for word in ("the", "door", "is", "open"))
-    assert asked.words.count(long) == len(texts)
     asked.words.clear()
     encode(texts)
-    assert (
-        "the" not in asked.words and 4 <= len(asked.words) <= 12
-    )  # of the others at most as many as are kept
+    assert "the" not in asked.words
+    again = [word for word in asked.words if len(word) == 100]
+    assert 9 <= len(again) <= 12  # one of so many characters counts as four words, and half of 16 is kept
