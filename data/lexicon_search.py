@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate, islice
 from typing import NamedTuple, Protocol
 
@@ -67,13 +67,16 @@ class _Part(NamedTuple):
     unmatched: int
     matches: tuple[Match, ...]  # of one word each
     following: Set[str]  # the words with which entries go on after the word that it ends with
-    last: str  # that word, casefolded
-    last_length: int  # characters
+    first: str  # the word that it begins with, casefolded; "" where that is something else
+    first_length: int  # characters
+    last: str  # the word that it ends with
+    last_length: int
 
 
 _NOTHING: frozenset[str] = frozenset()
-_UNKNOWN_WORD = _Part(1, 1, (), _NOTHING, "", 0)
-_SPENT = _Part(0, 0, (), _NOTHING, "", 0)  # all of it is in an entry
+_UNKNOWN_WORD = _Part(1, 1, (), _NOTHING, "", 0, "", 0)  # what it begins with is itself
+_SPENT = _Part(0, 0, (), _NOTHING, "", 0, "", 0)  # all of it is in an entry
+_match = partial(tuple.__new__, Match)  # in half of the time that Match takes
 
 
 class Search:
@@ -97,42 +100,51 @@ class Search:
         units = units_of(language, text)
         beginnings = self._entries.beginnings(name)
         matches: list[Match] = []
-        i = unmatched = 0
-        while i < len(units):
-            start, stop = units[i]
+        unmatched = ahead = 0  # ahead: units that are in an entry already
+        for number, (start, stop) in enumerate(units):
+            if ahead:
+                ahead -= 1
+                continue
             unit = text[start:stop]
-            match = None
-            if unit.casefold() in beginnings:
-                match = self._longest_at(name, text, units, i, spaced)
-            if match is not None:
-                matches.append(match)
-            elif _has_letters(unit):
+            goes_on = beginnings.get(unit.casefold())
+            if goes_on is not None:
+                match = self._longest_at(name, text, units, number, goes_on, spaced)
+                if match is not None:
+                    matches.append(match)
+                    ahead = match.words - 1
+                    continue
+            if _has_letters(unit):
                 unmatched += 1
-            i += match.words if match is not None else 1
         return Words(len(units), matches, unmatched)
 
     def _longest_at(
-        self, name: str, text: str, units: list[tuple[int, int]], first: int, spaced: bool
+        self, name: str, text: str, units: list[tuple[int, int]], first: int, goes_on: bool, spaced: bool
     ) -> Match | None:
+        """The longest entry from unit ``first`` on, which is the beginning of some and ``goes_on`` or not."""
         beginnings = self._entries.beginnings(name)
         start, stop = units[first]
-        normal, last = text[start:stop].casefold(), first
-        limit = min(len(units), first + (self._longest if spaced else _LONGEST_RUN))
-        found: list[tuple[int, str]] = []  # the ends of what an entry could be
-        while (goes_on := beginnings.get(normal)) is not None:
-            found.append((last, normal))
-            if not goes_on or last + 1 == limit or not _adjacent(text, stop, units[last + 1][0], spaced):
+        last = first
+        limit = min(len(units), first + (self._longest if spaced else _LONGEST_RUN)) - 1
+        found = [
+            text[start:stop].casefold()
+        ]  # what an entry could be, each a unit longer than the one before
+        while goes_on and last < limit:
+            begin, end = units[last + 1]
+            if begin != stop if not spaced else text[stop:begin] != " ":
                 break
-            last += 1
-            stop = units[last][1]
-            normal = text[start:stop].casefold()
-        for end, normal in reversed(found):
-            stop = units[end][1]
+            normal = text[start:end].casefold()
+            known = beginnings.get(normal)
+            if known is None:
+                break
+            goes_on, stop, last = known, end, last + 1
+            found.append(normal)
+        for count in range(len(found), 0, -1):
+            stop = units[first + count - 1][1]
             if not spaced and sum(map(str.isalpha, text[start:stop])) < 2:
                 break  # one letter of running text says too little to be translated by itself
-            translations = self._entries.translations(name, normal)
+            translations = self._entries.translations(name, found[count - 1])
             if translations:
-                return Match(start, stop, end - first + 1, translations)
+                return _match((start, stop, count, translations))
         return None
 
     # ---- texts with spaces, by what is between these ----------------------------------------------------
@@ -144,55 +156,52 @@ class Search:
         places = list(accumulate(map(len, texts), initial=0))  # without the spaces
         matches: list[Match] = []
         units = unmatched = unknown = 0
+        final = len(parts) - 1
         for number, part in enumerate(parts):
             if part is _UNKNOWN_WORD:
                 unknown += 1
                 continue
+            some, without, found, following = part[:4]
             place = places[number] + number
-            if part.following and number + 1 < len(parts):
-                count, cut, translations = self._over_parts(name, texts, number, part)
-                if count:
-                    # The entry is the last word of this part to the first word of its last, of which the rest is left.
-                    part = self._look_at(name, texts[number][: len(texts[number]) - part.last_length])
-                    start = place + len(texts[number]) - parts[number].last_length
-                    final = number + count - 1
-                    places[final] += cut
-                    texts[final] = texts[final][cut:]
-                    parts[number + 1 : final] = [_SPENT] * (count - 2)
-                    parts[final] = self._look_at(name, texts[final])
-                    entry = Match(start, places[final] + final, count, translations)
-                    matches += [*_moved(part.matches, place), entry]
-                    units += part.units + count
-                    unmatched += part.unmatched
-                    continue
-            if part.matches:
-                matches += _moved(part.matches, place)
-            units += part.units
-            unmatched += part.unmatched
+            if following and number < final and _first_word(texts, parts, number + 1) in following:
+                longest = self._over_parts(name, texts, parts, number)
+                if longest is not None:
+                    # From the last word of this part to the first word of its last, of which the rest is left.
+                    count, translations = longest
+                    length = len(texts[number]) - part.last_length
+                    some, without, found, _ = self._look_at(name, texts[number][:length])[:4]
+                    some += count
+                    to = number + count - 1
+                    cut = parts[to].first_length if parts[to] is not _UNKNOWN_WORD else len(texts[to])
+                    places[to] += cut
+                    texts[to] = texts[to][cut:]
+                    parts[number + 1 : to] = [_SPENT] * (count - 2)
+                    parts[to] = self._look_at(name, texts[to])
+                    found = (*found, _match((length, places[to] + to - place, count, translations)))
+            units += some
+            unmatched += without
+            for start, stop, words, translations in found:
+                matches.append(_match((place + start, place + stop, words, translations)))
         return Words(units + unknown, matches, unmatched + unknown)
 
     def _over_parts(
-        self, name: str, texts: list[str], number: int, part: _Part
-    ) -> tuple[int, int, Translations]:
-        """The longest entry of several words that begins with the last word of ``part``, the one of that number.
-
-        Its words, 0 where there is none; how many characters of its last part are in it; what it means.
-        """
-        normal, following = part.last, part.following
-        count, best = 1, (0, 0, _NONE)
+        self, name: str, texts: list[str], parts: list[_Part], number: int
+    ) -> tuple[int, Translations] | None:
+        """The longest entry of several words that begins with the last word of a part: how many, what it means."""
+        normal, following = parts[number].last, parts[number].following
+        count, best = 1, None
         while count < self._longest and number + count < len(texts):
-            text = texts[number + count]
-            first = text if text.isalpha() else _first_word(text)
-            word = first.casefold()
+            there = number + count
+            word = _first_word(texts, parts, there)
             if word not in following:
                 break
             count += 1
             normal = f"{normal} {word}"
             translations = self._entries.translations(name, normal)
             if translations:
-                best = count, len(first), translations
+                best = count, translations
             following = self._entries.following(name).get(normal, _NOTHING)
-            if not following or len(first) < len(text):
+            if parts[there] is not _UNKNOWN_WORD and parts[there].first_length < len(texts[there]):
                 break
         return best
 
@@ -231,30 +240,22 @@ class Search:
         for start, stop in units:
             translations = self._entries.translations(name, part[start:stop].casefold())
             if translations:
-                matches.append(Match(start, stop, 1, translations))
+                matches.append(_match((start, stop, 1, translations)))
             elif _has_letters(part[start:stop]):
                 unmatched += 1
-        last, length = "", 0
+        first, last = part[: units[0][1]] if units and units[0][0] == 0 else "", ""
         if units and units[-1][1] == len(part):
-            length = len(part) - units[-1][0]
-            last = part[units[-1][0] :].casefold()
-        following = self._entries.following(name).get(last, _NOTHING)
-        return _Part(len(units), unmatched, tuple(matches), following, last, length)
+            last = part[units[-1][0] :]
+        following = self._entries.following(name).get(last.casefold(), _NOTHING)
+        ends = first.casefold(), len(first), last.casefold(), len(last)
+        return _Part(len(units), unmatched, tuple(matches), following, *ends)
 
 
-def _moved(matches: tuple[Match, ...], place: int) -> list[Match]:
-    return [Match(place + start, place + end, words, found) for start, end, words, found in matches]
-
-
-def _first_word(part: str) -> str:
-    """The word that ``part`` begins with, if it does with one."""
-    units = runs_of(part)
-    return part[: units[0][1]] if units and units[0][0] == 0 else ""
+def _first_word(texts: list[str], parts: list[_Part], number: int) -> str:
+    """The word that a part begins with, casefolded; "" where that is something else."""
+    part = parts[number]
+    return texts[number].casefold() if part is _UNKNOWN_WORD else part.first
 
 
 def _has_letters(unit: str) -> bool:
     return unit.isalpha() or any(map(str.isalpha, unit))
-
-
-def _adjacent(text: str, end: int, start: int, spaced: bool) -> bool:
-    return text[end:start] == " " if spaced else end == start
