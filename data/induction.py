@@ -22,14 +22,15 @@ import numpy as np
 from data.cleaning.examination import open_sieve
 from data.cleaning.sieve import Sieve, check_packages
 from data.config import DataConfig
-from data.lexicon import LONGEST_PHRASE, PHRASE, PIVOT
+from data.languages import PIVOT, primary, written_without_spaces
+from data.lexicon import LONGEST_PHRASE, PHRASE
 from data.progress import Progress
 from data.recipe import UserError
 from data.records import TranslationPair
 from data.sources import Reject, files_of_corpus
 from data.sources.checks import check_corpus
 from data.tokenizer_training import learn_pieces
-from data.units import primary, runs_of, units_of, written_without_spaces
+from data.units import runs_of, units_of
 from data.word_alignment import PASSES, Sentences, aligned, consistent_phrases
 from data.workers import WorkerPool
 

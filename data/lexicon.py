@@ -5,19 +5,20 @@ python -m data.lexicon --recipe RECIPE --out FILE        induces one from the re
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
-from functools import lru_cache
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+from data.languages import PIVOT, primary, tag_of, written_without_spaces
 from data.lexicon_search import Search, Translation, Translations, Words
 from data.lines import read_lines
 from data.recipe import UserError
-from data.units import primary, tag_of, written_without_spaces
 
-PIVOT = "en"
 PHRASE = "phrase"  # fourth column of an entry that is a phrase of running text and in no dictionary
 LONGEST_PHRASE = 4  # words of a phrase (ALM, Yang et al., 2020: fewer than five)
 _LONGEST_ENTRY = 5  # words of a dictionary's entry that are looked for
@@ -48,20 +49,30 @@ class _Table:
     def add(self, entry: Entry) -> None:
         language, english, translation, _ = entry
         normal, other = _normal(english), _normal(translation)
-        self._from_pivot.setdefault(normal, {})[(language, translation)] = other
-        self._to_pivot.setdefault((language, other), {})[english] = None
-        for of, phrase in ((PIVOT, normal), (language, other)):
-            beginnings = self._beginnings.setdefault(of, {})
-            if written_without_spaces(of):
-                beginnings.update(dict.fromkeys(accumulate(phrase[:-1]), True))
-            elif " " in phrase:
-                words = phrase.split(" ")
-                before = list(accumulate(words[:-1], "{} {}".format))
-                beginnings.update(dict.fromkeys(before, True))
-                following = self._following.setdefault(of, {})
-                for beginning, word in zip(before, words[1:], strict=True):
-                    following.setdefault(beginning, set()).add(word)
-            beginnings.setdefault(phrase, False)
+        translations = self._from_pivot.get(normal)
+        if translations is None:
+            translations = self._from_pivot[normal] = {}
+            self._begin(PIVOT, normal)
+        translations[(language, translation)] = other
+        back = self._to_pivot.get((language, other))
+        if back is None:
+            back = self._to_pivot[(language, other)] = {}
+            self._begin(language, other)
+        back[english] = None
+
+    def _begin(self, language: str, phrase: str) -> None:
+        """Take in what an entry begins with."""
+        beginnings = self._beginnings.setdefault(language, {})
+        if written_without_spaces(language):
+            beginnings.update(dict.fromkeys(accumulate(phrase[:-1]), True))
+        elif " " in phrase:
+            words = phrase.split(" ")
+            before = list(accumulate(words[:-1], "{} {}".format))
+            beginnings.update(dict.fromkeys(before, True))
+            following = self._following.setdefault(language, {})
+            for beginning, word in zip(before, words[1:], strict=True):
+                following.setdefault(beginning, set()).add(word)
+        beginnings.setdefault(phrase, False)
 
     def beginnings(self, language: str) -> Mapping[str, bool]:
         """What entries begin with, and themselves, and whether an entry goes on there.
@@ -103,24 +114,23 @@ class Lexicon:
 
     def __init__(self, entries: Sequence[Sequence[str]]) -> None:
         """Take ``(language, English, translation)``, or with a fourth column that may say ``phrase``."""
-        self._words, self._phrases = _Table(), _Table()
-        self._search_words = Search(self._words, _LONGEST_ENTRY)
-        self._search_phrases = Search(self._phrases, LONGEST_PHRASE)
-        self.has_phrases = False
+        self._words, self._entries_of_phrases = _Table(), list[Entry]()
         for fields in entries:
             entry = fields if isinstance(fields, Entry) else Entry(*fields)
             if entry.kind != PHRASE:
                 self._words.add(entry)
             if entry.kind == PHRASE or 2 <= len(entry.english.split()) <= LONGEST_PHRASE:
-                self._phrases.add(entry)
-                self.has_phrases = True
+                self._entries_of_phrases.append(entry)
+        self.has_phrases = bool(self._entries_of_phrases)
+        self._search_words = Search(self._words, _LONGEST_ENTRY)
         self.languages = frozenset({fields[0] for fields in entries} | {PIVOT})
         self._names: dict[str, str | None] = {}
 
     @classmethod
     def load(cls, paths: Sequence[Path]) -> Lexicon:
         """Read tab-separated files of language, English, translation, kind (further columns are ignored)."""
-        return cls([entry for path in paths for entry in read_entries(path)])
+        with _no_collection():
+            return cls([entry for path in paths for entry in read_entries(path)])
 
     def name_of(self, language: str) -> str | None:
         """What the lexicon calls ``language``: the tag, or its nearest parent (zh-Hans-CN, zh-Hans, zh), or None.
@@ -146,10 +156,31 @@ class Lexicon:
         """The same for phrases."""
         return self._search_phrases(language, self._name(language) or "", text)
 
+    @cached_property
+    def _search_phrases(self) -> Search:
+        """Made when somebody looks for a phrase: most recipes replace words alone."""
+        phrases = _Table()
+        with _no_collection():
+            for entry in self._entries_of_phrases:
+                phrases.add(entry)
+        return Search(phrases, LONGEST_PHRASE)
+
     def _name(self, language: str) -> str | None:
         if language not in self._names:
             self._names[language] = self.name_of(language)
         return self._names[language]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the search for garbage, which goes through the growing tables again and again and finds none."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _normal(phrase: str) -> str:

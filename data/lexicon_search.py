@@ -7,7 +7,8 @@ from functools import cached_property, partial
 from itertools import accumulate, islice
 from typing import NamedTuple, Protocol
 
-from data.units import apart_at_spaces, runs_of, units_of, written_without_spaces
+from data.languages import written_without_spaces
+from data.units import apart_at_spaces, runs_of, units_of
 
 _LONGEST_RUN = 16  # characters of an entry that is looked for where words are not spaced
 _MOST_PARTS = 1 << 18  # parts of texts between spaces that are kept, about 50 MB

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from data.back_translation import GateConfig
 from data.keys import chances, hashed, key
-from data.lexicon import PIVOT, Lexicon
+from data.languages import PIVOT, written_without_spaces
 from data.recipe import Section
 from data.task import SPECIALS, TaskConfig, room_of_text
-from data.units import written_without_spaces
+
+if TYPE_CHECKING:
+    from data.lexicon import Lexicon
 
 # Room for a mixed text, times the tokens of its original: translations are cut into more pieces than the words
 # that they replace. Measured on the demo, so that about 3 texts in 100 are cut in every language: most where a

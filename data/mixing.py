@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import regex
 
+from data.languages import primary, written_without_spaces
 from data.lexicon_search import Translation, Words
-from data.units import primary, units_of, written_without_spaces
+from data.units import units_of
 
 _CAPITALISED = frozenset({"de", "en"})
 

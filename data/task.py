@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
 from data.keys import chances, generator, hashed, key
 from data.laid import Laid
-from data.lexicon import Lexicon
-from data.mixing import Mixture
 from data.recipe import Section
 from data.texts import Texts
-from data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # a recipe is checked without them
+    from data.lexicon import Lexicon
+    from data.mixing import Mixture
+    from data.tokenizer import Tokenizer
 
 SPECIALS = 2  # <s> and </s> of a text
 

@@ -18,7 +18,6 @@ from data.keys import sequence
 from data.laid import FIRST_POSITION, Laid, context_documents
 from data.masking import choose, corrupt
 from data.mixed_alignment import MixedAlignmentConfig, room_of_text_and_mixed
-from data.mixed_forms import make_mixed_alignment
 from data.ragged import counted, places, row_of_each, starts_of
 from data.recipe import Section
 from data.task import (
@@ -210,6 +209,13 @@ def make_translation_alignment(records: Records, material: Material, config: Tas
             teacher=texts.teacher if texts.teacher.shape[1] else None,
         )
     ]
+
+
+def make_mixed_alignment(records: Records, material: Material, config: TaskConfig) -> Made:
+    """See data/mixed_forms.py, which brings what it takes to mix: who checks a recipe does not wait for it."""
+    from data import mixed_forms
+
+    return mixed_forms.make_mixed_alignment(records, material, config)
 
 
 TASKS: dict[str, Task] = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
 import regex
 
-WITHOUT_SPACES = frozenset({"zh", "ja", "th", "km", "lo", "my"})
+from data.languages import written_without_spaces
 
 # Placeholders, markup and addresses are read as one unit, so that the words in them are left alone.
 # `regex` counts combining marks as part of a word, which Devanagari needs and `re` does not do.
@@ -32,18 +31,6 @@ _CLUSTER = regex.compile(
     r"|[\u0E40-\u0E44\u0EC0-\u0EC4]?\X[\u0E30\u0E32\u0E33\u0E45\u0EB0\u0EB2\u0EB3]*",
     regex.V1,
 )
-
-
-@lru_cache(maxsize=1 << 12)
-def primary(language: str) -> str:
-    """The language of a tag without script and region: zh of zh-Hant."""
-    return tag_of(language).partition("-")[0]
-
-
-@lru_cache(maxsize=1 << 12)
-def written_without_spaces(language: str) -> bool:
-    """Whether words of ``language`` are not set off by spaces; its region and script (zh-Hant) do not matter."""
-    return primary(language) in WITHOUT_SPACES
 
 
 def units_of(language: str, text: str) -> list[tuple[int, int]]:
@@ -71,8 +58,3 @@ def runs_of(text: str) -> list[tuple[int, int]]:
 def apart_at_spaces(text: str) -> bool:
     """Whether the runs of ``text`` are those of its parts between spaces: no placeholder goes on over one."""
     return _MAY_HOLD_SPACES.search(text) is None
-
-
-def tag_of(language: str) -> str:
-    """A language tag as it is compared: zh_Hant is zh-hant."""
-    return language.replace("_", "-").lower()

@@ -15,6 +15,7 @@ from model.encoder import Encoder
 from model.generation import Decoding
 from model.heads import InverseTemperature, MaskedTokenHead, sentence_vectors
 from model.layer import LayerNormClass
+from model.memory import take_memory
 from model.parallel.plan import cut
 from model.parallel.split import split_of, whole_shape
 from model.parallel.topology import Axis
@@ -101,7 +102,7 @@ class PretrainingModel(nn.Module):
         if tensor.size > 1:
             cut(self, tensor, device, rows=sequence)
         elif later:
-            self.to_empty(device=device)
+            take_memory(self, device)
         self.temperature = InverseTemperature(initial_temperature, learn_temperature)
         if seed is not None:
             initialise(self, config, seed, tensor)

@@ -25,6 +25,7 @@ from model.parallel.split import split_of, whole_shape
 from model.parallel.topology import Axis, Topology
 from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 from model.tensor_file import Sealed
+from training.compiler import put_off_compiler
 from training.fragments import Cut, shares
 from training.optimizer_state import COUNTS, set_model_from_masters, set_updates, stretches, updates
 from training.shards import Held, ShardFault, Shards, write_shard
@@ -100,13 +101,14 @@ def join_world(tensor: int = 1) -> World:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # An extension for inference that would be compiled at the first launch; training never calls it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # No extension that is compiled at launch is used. DeepSpeed would ask of each whether it could be: half a second.
+    deepspeed.ops.__compatible_ops__ = {}
     _import_muon_uncompiled()
     device = torch.device("cuda", local_rank) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
     deepspeed.init_distributed("nccl" if gpu else "gloo", timeout=_TIMEOUT, verbose=False)
+    put_off_compiler()  # after the process groups, which would clear a cache of it
     if tensor == 1:
         assert dist.group.WORLD is not None
         return World(Topology(data=Axis.of(dist.group.WORLD)), device)

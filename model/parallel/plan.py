@@ -18,6 +18,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from model.memory import take_memory
 from model.parallel.collectives import all_reduce
 from model.parallel.embedding import VocabularyEmbedding
 from model.parallel.linear import ColumnLinear, RowLinear
@@ -70,7 +71,7 @@ def cut(model: nn.Module, axis: Axis, device: torch.device, *, rows: bool) -> No
         assert split is not None
         whole = model.get_parameter(name).detach()
         _put(model, name, nn.Parameter(split.take(whole, axis.rank, axis.size)))
-    model.to_empty(device=device)
+    take_memory(model, device)
     for name, parameter in model.named_parameters():
         split = splits[name]
         if split is not None:
