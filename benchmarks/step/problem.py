@@ -40,6 +40,7 @@ class Problem(NamedTuple):
     precision: str = "fp32"
     microbatches: int = 0  # of the step; 0: one for each rank
     contestants: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()  # of them those that want so much memory that there is none beside all others
     rounds: int = 3
     device: str = "cpu"  # or "cuda": one GPU
 
@@ -82,6 +83,7 @@ class Step(Protocol):
 
 
 MASKED_CONTESTANTS: Final = ("one", "zero3", "ddp", "padded", "grouped", "products")
+_BATCHES: Final = ("padded", "grouped")
 ALIGNMENT_CONTESTANTS: Final = ("one", "sentence_transformers", "products")
 XLM_R: Final = 250_002  # rows of its table
 _SMALL: Final = Problem(
@@ -116,13 +118,13 @@ PRESETS: Final[dict[str, tuple[Problem, ...]]] = {
     ),
     "quick": (
         Problem(contestants=MASKED_CONTESTANTS),
-        Problem(vocabulary=XLM_R, contestants=MASKED_CONTESTANTS, tokens=2048, rounds=2),
+        Problem(vocabulary=XLM_R, contestants=MASKED_CONTESTANTS, apart=_BATCHES, tokens=2048, rounds=2),
         Problem(tasks=ALIGNMENT, contestants=ALIGNMENT_CONTESTANTS),
     ),
     "full": (
         Problem(contestants=MASKED_CONTESTANTS, tokens=8192),
         Problem(contestants=MASKED_CONTESTANTS, tokens=8192, texts=_LONG),
-        Problem(contestants=MASKED_CONTESTANTS, tokens=4096, vocabulary=XLM_R),
+        Problem(contestants=MASKED_CONTESTANTS, apart=_BATCHES, tokens=4096, vocabulary=XLM_R),
         Problem(tasks=ALIGNMENT, contestants=ALIGNMENT_CONTESTANTS, tokens=8192),
         Problem(tasks=ALIGNMENT, contestants=ALIGNMENT_CONTESTANTS, tokens=8192, texts=_LONG),
         Problem(contestants=MASKED_CONTESTANTS, tokens=2048, precision="bf16"),

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import socket
 import statistics
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from benchmarks.step.contestants import CONTESTANTS
 from benchmarks.step.problem import Problem, Work
 from benchmarks.step.texts import prepare_texts
 from benchmarks.turns.process import Process
+
+BESIDE: Final = "one"  # who takes turns with those for which there is no memory beside the others
 
 
 class Result(NamedTuple):
@@ -29,6 +31,9 @@ class Result(NamedTuple):
     work: Work | None = None
     parts: Mapping[str, float] = {}  # seconds of each part of a step, where a profile was asked for
     unavailable: str = ""  # why there is nothing
+    beside: tuple[
+        float, ...
+    ] = ()  # seconds of "one" in the same rounds, where it had some with this one alone
 
     def tokens_per_second(self) -> float:
         """Real ones: no padding is counted. Median over the rounds."""
@@ -38,9 +43,10 @@ class Result(NamedTuple):
     def ratio(self, other: Result) -> float:
         """How many times ``other``'s speed, in real tokens: median over the rounds."""
         assert self.work is not None and other.work is not None
+        seconds = other.beside if self.contestant == BESIDE and other.beside else self.seconds
         return statistics.median(
             (self.work.tokens / mine) / (other.work.tokens / others)
-            for mine, others in zip(self.seconds, other.seconds, strict=True)
+            for mine, others in zip(seconds, other.seconds, strict=True)
         )
 
     def processor_ratio(self, other: Result) -> float:
@@ -55,13 +61,35 @@ def measure_all(
 ) -> list[Result]:
     """Measure every contestant of ``problem``; ``step`` is told what was done after each of steps_of(problem).
 
-    With ``profile`` each runs one step more, under torch's profiler.
+    Those for which there is no memory beside all others take turns with Calque's process alone, after these. With
+    ``profile`` each runs one step more, under torch's profiler.
     """
     prepare_texts(problem.texts)
     step("texts are prepared")
+    found: dict[str, Result] = {}
+    for names in passes_of(problem):
+        results = _measure_together(names, problem, threads, step, profile=profile)
+        for result in results.values():
+            if result.contestant in problem.apart and BESIDE in results:
+                result = result._replace(beside=results[BESIDE].seconds)
+            found.setdefault(result.contestant, result)
+    return [found[name] for name in problem.contestants]
+
+
+def passes_of(problem: Problem) -> list[tuple[str, ...]]:
+    """The contestants that take turns with each other."""
+    apart = [name for name in problem.contestants if name in problem.apart]
+    beside = (BESIDE,) if BESIDE in problem.contestants else ()
+    together = tuple(name for name in problem.contestants if name not in apart)
+    return [names for names in (together, *((*beside, name) for name in apart)) if names]
+
+
+def _measure_together(
+    names: Sequence[str], problem: Problem, threads: int, step: Callable[[str], None], *, profile: bool
+) -> dict[str, Result]:
     groups: list[_Ranks] = []
     try:
-        for name in problem.contestants:
+        for name in names:
             groups.append(_Ranks(name, threads, problem.device))
             groups[-1].send({**problem._asdict(), "texts": problem.texts._asdict()})
         for group in groups:
@@ -87,12 +115,12 @@ def measure_all(
     finally:
         for group in groups:
             group.close()
-    return [group.result for group in groups]
+    return {group.result.contestant: group.result for group in groups}
 
 
 def steps_of(problem: Problem) -> int:
     """How often measure_all says that something was done."""
-    return 1 + len(problem.contestants) * (1 + problem.rounds)
+    return 1 + sum(map(len, passes_of(problem))) * (1 + problem.rounds)
 
 
 class _Ranks:

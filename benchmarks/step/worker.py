@@ -69,7 +69,8 @@ def measure(step: Step, device: str) -> dict[str, Any]:
 def problem_of(values: dict[str, Any]) -> Problem:
     """The problem that JSON made lists of."""
     kept = {**values, "texts": Texts(**values["texts"])}
-    return Problem(**{**kept, "tasks": tuple(kept["tasks"]), "contestants": tuple(kept["contestants"])})
+    names = {name: tuple(kept.get(name, ())) for name in ("tasks", "contestants", "apart")}
+    return Problem(**{**kept, **names})
 
 
 if __name__ == "__main__":

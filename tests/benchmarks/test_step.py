@@ -18,7 +18,7 @@ from benchmarks.step.problem import PRESETS, XLM_R, Problem, Work
 from benchmarks.step.products import products_of
 from benchmarks.step.profile import OTHER, PYTHON, parts_of
 from benchmarks.step.report import Measured, goals_table, parts_table, read, table, write
-from benchmarks.step.rounds import Result
+from benchmarks.step.rounds import Result, passes_of, steps_of
 from benchmarks.step.run import recipe_of
 from benchmarks.step.texts import joined_rows, joined_sentences
 from benchmarks.tables import markdown, plain
@@ -121,8 +121,22 @@ def test_a_goal_is_met_or_missed_by_the_median_of_the_rounds() -> None:
     }
     slower = [FOUND[0]._replace(seconds=(2.0, 2.1, 2.0), peak_bytes=600), *FOUND[1:]]
     assert [verdict.words() for verdict in verdicts(LARGE, slower)] == ["missed", "met", "missed"]
+    apart = [
+        *FOUND[:3],
+        FOUND[3]._replace(beside=(2.0, 4.0, 1.0)),
+        FOUND[4],
+    ]  # in rounds of its own with "one"
+    assert [round(verdict.found, 3) for verdict in verdicts(LARGE, apart)] == [2.5, 0.9, 0.4]
     small = {verdict.goal.what for verdict in verdicts(LARGE._replace(vocabulary=100), FOUND)}
     assert small == set(found) - {"memory against padded batches"} and len(GOALS) == 6
+
+
+def test_what_wants_much_memory_takes_turns_with_one_process_alone() -> None:
+    assert passes_of(LARGE) == [LARGE.contestants] and steps_of(LARGE) == 1 + 5 * 4
+    apart = LARGE._replace(apart=("padded", "grouped"))
+    assert passes_of(apart) == [("one", "zero3", "ddp", "products"), ("one", "padded")]
+    assert steps_of(apart) == 1 + 6 * 4
+    assert passes_of(apart._replace(contestants=("padded",))) == [("padded",)]
 
 
 def test_tables_say_what_was_found_and_files_keep_it(tmp_path: Path) -> None:
