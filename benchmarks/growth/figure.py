@@ -23,7 +23,7 @@ def plot(growth: Growth, path: Path) -> None:
         found = [growth.of(point) for point in points]
         axes.plot(
             sizes,
-            [foretold(each, growth.machine, growth.cores) for each in found],
+            [foretold(each, growth.machine, growth.host) for each in found],
             "-",
             color="0.5",
             label="model",

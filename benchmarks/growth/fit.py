@@ -19,6 +19,13 @@ class Line(NamedTuple):
     explained: float  # R squared
 
 
+class Host(NamedTuple):
+    """The machine that ranks share."""
+
+    cores: int
+    together: float = 1.0  # how many times as long a step takes a core when all others run one too
+
+
 def line_through(sizes: Sequence[float], values: Sequence[float]) -> Line:
     """By least squares."""
     x, y = np.asarray(sizes, float), np.asarray(values, float)
@@ -27,16 +34,16 @@ def line_through(sizes: Sequence[float], values: Sequence[float]) -> Line:
     return Line(float(intercept), float(slope), float(1 - rest.var() / y.var()))
 
 
-def machine_of(measured: Sequence[Measured], cores: int) -> Machine:
+def machine_of(measured: Sequence[Measured], host: Host) -> Machine:
     """The rates with which ``parts`` add up to the seconds of ``measured``, in the sense of least relative squares.
 
     No rate is negative. What no point has anything of, or what takes no time beside the rest, gets an infinite rate.
-    The ranks of a point beyond the ``cores`` share them, see ``foretold``.
+    Ranks are slower together, see ``crowding``.
     """
     from scipy.optimize import nnls
 
     rows = [
-        [crowding(each, cores) * amount for amount in _computed(each.work)] + [each.work.sent]
+        [crowding(each, host) * amount for amount in _computed(each.work)] + [each.work.sent]
         for each in measured
     ]
     times = np.array([each.seconds for each in measured])
@@ -45,18 +52,23 @@ def machine_of(measured: Sequence[Measured], cores: int) -> Machine:
     return Machine(_rate(layers), _rate(head), _rate(attention), _rate(memory), call, _rate(message))
 
 
-def foretold(each: Measured, machine: Machine, cores: int) -> float:
+def foretold(each: Measured, machine: Machine, host: Host) -> float:
     """Seconds of a step by the model: ranks that are more than cores take turns on them.
 
     What messages take is mostly waiting for the other side, and that is when another rank has its turn.
     """
     of_messages = machine.parts(each.work)["messages"]
-    return (machine.seconds(each.work) - of_messages) * crowding(each, cores) + of_messages
+    return (machine.seconds(each.work) - of_messages) * crowding(each, host) + of_messages
 
 
-def crowding(each: Measured, cores: int) -> float:
-    """How many ranks a core has to run."""
-    return max(1.0, each.point.ranks / cores)
+def crowding(each: Measured, host: Host) -> float:
+    """How many times as long a rank computes as it would alone.
+
+    Cores share caches, memory and, where two are threads of one, their units; beyond the cores ranks take turns.
+    """
+    ranks = each.point.ranks
+    busy = min(1.0, (ranks - 1) / max(1, host.cores - 1))
+    return (1 + (host.together - 1) * busy) * max(1.0, ranks / host.cores)
 
 
 def _computed(work: Work) -> list[float]:

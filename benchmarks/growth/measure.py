@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -44,16 +45,7 @@ def measure_all(points: Sequence[Point], rounds: int, step: Callable[[str], None
             # The first twice, and once for nothing: what is imported at the first step is.
             first = next(of_ranks)
             for number, point in enumerate((first, first, *of_ranks)):
-                request = {
-                    "problem": {**point.problem._asdict(), "texts": point.problem.texts._asdict()},
-                    "rounds": rounds,
-                }
-                for process in processes:
-                    process.send(request)
-                answers = [process.receive() for process in processes]
-                faults = [answer["unavailable"] for answer in answers if "unavailable" in answer]
-                if faults:
-                    raise RuntimeError(f"{point}: {faults[0]}")
+                answers = _asked(processes, point, rounds)
                 if number == 0:
                     continue
                 found.append(_of_answers(point, answers))
@@ -64,6 +56,33 @@ def measure_all(points: Sequence[Point], rounds: int, step: Callable[[str], None
             for process in processes:
                 process.close()
     return found
+
+
+def seconds_together(point: Point, rounds: int, runs: int) -> float:
+    """Of a step of one rank while so many ``runs`` of it, which know nothing of each other, go on: the median."""
+    processes = [process for _ in range(runs) for process in _started(1)]
+    try:
+        _asked(processes, point, 1)
+        answers = _asked(processes, point, rounds)
+    finally:
+        for process in processes:
+            process.close()
+    return statistics.median(seconds for answer in answers for seconds in answer["seconds"])
+
+
+def _asked(processes: Sequence[Process], point: Point, rounds: int) -> list[dict[str, Any]]:
+    """What all of them found at a point, at the same time."""
+    request = {
+        "problem": {**point.problem._asdict(), "texts": point.problem.texts._asdict()},
+        "rounds": rounds,
+    }
+    for process in processes:
+        process.send(request)
+    answers = [process.receive() for process in processes]
+    faults = [answer["unavailable"] for answer in answers if "unavailable" in answer]
+    if faults:
+        raise RuntimeError(f"{point}: {faults[0]}")
+    return answers
 
 
 def _started(ranks: int) -> list[Process]:

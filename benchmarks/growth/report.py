@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.growth.fit import foretold, line_through
+from benchmarks.growth.fit import Host, foretold, line_through
 from benchmarks.growth.measure import Measured
 from benchmarks.growth.points import BASE, CALIBRATION, SERIES, Point, size_of
 from benchmarks.tables import markdown
@@ -21,7 +21,7 @@ class Growth(NamedTuple):
 
     measured: Sequence[Measured]
     machine: Machine
-    cores: int
+    host: Host
     where: str
     clusters: Sequence[str]  # lines, by arithmetic
 
@@ -31,7 +31,7 @@ class Growth(NamedTuple):
 
     def error(self, each: Measured) -> float:
         """Of the model, as a part of what was measured."""
-        return foretold(each, self.machine, self.cores) / each.seconds - 1
+        return foretold(each, self.machine, self.host) / each.seconds - 1
 
     def foretold(self) -> list[Measured]:
         """The points that no rate was taken from."""
@@ -85,7 +85,7 @@ def _rows(growth: Growth, title: str, points: Sequence[Point]) -> Iterator[list[
         yield [
             f"{size_of(title, point):,}{' *' if point in CALIBRATION else ''}",
             f"{each.seconds:.3f}",
-            f"{foretold(each, growth.machine, growth.cores):.3f}",
+            f"{foretold(each, growth.machine, growth.host):.3f}",
             f"{100 * growth.error(each):+.0f} %",
             f"{100 * work.attention / work.operations:.1f} %",
             f"{each.contents.tokens * point.ranks / each.seconds:,.0f}",
@@ -125,6 +125,11 @@ def _model(growth: Growth) -> Iterator[str]:
             ["messages between ranks", _giga(machine.network, "GB/s")],
         ]
     )
+    yield (
+        f"\nA core is slower while the others work, for caches and memory are shared: a step of one rank takes"
+        f" {growth.host.together:.2f} times as long when each of the {growth.host.cores} cores runs one by itself. That"
+        " was measured, and what ranks compute takes them so much longer in the model."
+    )
     errors = sorted(abs(growth.error(each)) for each in growth.foretold())
     missed = sum(error > GOAL for error in errors)
     yield (
@@ -141,6 +146,7 @@ def _giga(rate: float, unit: str) -> str:
 def _values(growth: Growth) -> dict[str, Any]:
     return {
         "where": growth.where,
+        "together": growth.host.together,
         "machine": {
             name: (value if value < 1e15 else None) for name, value in growth.machine._asdict().items()
         },
@@ -154,7 +160,7 @@ def _values(growth: Growth) -> dict[str, Any]:
                 "calibration": each.point in CALIBRATION,
                 "seconds": each.seconds,
                 "processor_seconds": each.processor_seconds,
-                "foretold_seconds": foretold(each, growth.machine, growth.cores),
+                "foretold_seconds": foretold(each, growth.machine, growth.host),
                 "grown_bytes": each.grown_bytes,
                 "planned_bytes": each.planned_bytes,
                 "work": each.work._asdict(),

@@ -21,10 +21,11 @@ _MIB: Final = 2**20
 READING: Final = (
     "One step: forward, backward, clipping, AdamW; every row the same documents. tok/s: real tokens, padding is not"
     " counted; median over rounds in which all took turns (with 250,002 rows transformers with Calque's process alone:"
-    " there is no memory for more). x: Calque in one process against the row, and share: of the speed of the step's matrix products alone (linear layers and head, three products each, one of what is written"
-    " beforehand; attention's are not among them), medians over the rounds. MiB: highest resident memory during the"
-    " step, weights, optimizer and libraries among it; of both ranks together where there are two; on a GPU the most"
-    " that torch's allocator gave."
+    " there is no memory for more). x: Calque in one process against the row, and share: of the speed of the step's"
+    " matrix products alone (linear layers and head, three products each, one of what is written beforehand;"
+    " attention's are not among them), medians over the rounds. MiB: highest resident memory during the step, weights,"
+    " optimizer and libraries among it; of both ranks together where there are two; on a GPU the most that torch's"
+    " allocator gave."
 )
 ROWS: Final = (
     "transformers: XLMRobertaForMaskedLM of the same shape, SDPA attention, batches of"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.growth.fit import crowding, foretold, line_through, machine_of
+from benchmarks.growth.fit import Host, crowding, foretold, line_through, machine_of
 from benchmarks.growth.measure import Measured
 from benchmarks.growth.points import BASE, CALIBRATION, SERIES, Point, all_points, size_of
 from benchmarks.growth.report import Growth, write
@@ -35,9 +35,12 @@ def measured(point: Point, seconds: float = 1.0) -> Measured:
     return Measured(point, seconds, seconds * ranks, int(work.moved + work.updated), contents, work, 2**20)
 
 
-def timed(point: Point, machine: Machine, cores: int) -> Measured:
+HOST = Host(2, together=1.25)
+
+
+def timed(point: Point, machine: Machine) -> Measured:
     one = measured(point)
-    return one._replace(seconds=foretold(one, machine, cores))
+    return one._replace(seconds=foretold(one, machine, HOST))
 
 
 def test_a_line_is_found_and_how_much_it_explains() -> None:
@@ -47,10 +50,10 @@ def test_a_line_is_found_and_how_much_it_explains() -> None:
 
 
 def test_the_rates_are_those_that_the_seconds_were_made_of() -> None:
-    found = machine_of([timed(point, TRUE, 2) for point in CALIBRATION], cores=2)
+    found = machine_of([timed(point, TRUE) for point in CALIBRATION], host=HOST)
     for point in all_points():
-        each = timed(point, TRUE, 2)
-        assert foretold(each, found, 2) == pytest.approx(each.seconds, rel=1e-6)
+        each = timed(point, TRUE)
+        assert foretold(each, found, HOST) == pytest.approx(each.seconds, rel=1e-6)
     assert found.layers == pytest.approx(TRUE.layers, rel=1e-3)
     assert found.network == pytest.approx(TRUE.network, rel=1e-3)
 
@@ -58,28 +61,31 @@ def test_the_rates_are_those_that_the_seconds_were_made_of() -> None:
 def test_what_takes_no_time_gets_no_rate_and_none_is_negative() -> None:
     free = TRUE._replace(attention=float("inf"))
     noise = np.random.default_rng(0)
-    points = [timed(point, free, 2) for point in CALIBRATION]
+    points = [timed(point, free) for point in CALIBRATION]
     found = machine_of(
-        [each._replace(seconds=each.seconds * noise.uniform(0.9, 1.1)) for each in points], cores=2
+        [each._replace(seconds=each.seconds * noise.uniform(0.9, 1.1)) for each in points], host=HOST
     )
     assert min(found.layers, found.head, found.attention, found.memory, found.network) > 0 and found.call >= 0
 
 
 def test_ranks_beyond_the_cores_share_them_but_not_what_they_wait_for() -> None:
     one, four = measured(Point(BASE.problem, 2)), measured(Point(BASE.problem, 4))
-    assert (crowding(one, 2), crowding(four, 2)) == (1, 2)
+    assert (crowding(one, Host(2)), crowding(four, Host(2))) == (1, 2)
+    assert (crowding(one, HOST), crowding(four, HOST)) == (1.25, 2.5)
+    alone = measured(BASE)
+    assert crowding(alone, HOST) == 1 and crowding(one, Host(5, 2.0)) == 1.25 and crowding(four, Host(1)) == 4
     silent = four._replace(work=four.work._replace(sent=0.0))
     waiting = four.work.sent / TRUE.network
-    assert foretold(silent, TRUE, 2) == pytest.approx(2 * TRUE.seconds(silent.work))
-    assert foretold(four, TRUE, 2) == pytest.approx(foretold(silent, TRUE, 2) + waiting)
+    assert foretold(silent, TRUE, Host(2)) == pytest.approx(2 * TRUE.seconds(silent.work))
+    assert foretold(four, TRUE, Host(2)) == pytest.approx(foretold(silent, TRUE, Host(2)) + waiting)
 
 
 def test_the_page_has_every_point_the_model_s_errors_and_a_plot(tmp_path: Path) -> None:
-    points = [timed(point, TRUE, 2) for point in all_points()]
-    rates = machine_of([each for each in points if each.point in CALIBRATION], 2)
+    points = [timed(point, TRUE) for point in all_points()]
+    rates = machine_of([each for each in points if each.point in CALIBRATION], HOST)
     wrong = next(each for each in points if each.point not in CALIBRATION)
     points[points.index(wrong)] = wrong._replace(seconds=wrong.seconds / 1.5)
-    text = write(Growth(points, rates, 2, "a machine", ["a cluster"]), tmp_path / "growth", "the command")
+    text = write(Growth(points, rates, HOST, "a machine", ["a cluster"]), tmp_path / "growth", "the command")
     assert text == (tmp_path / "growth.md").read_text() and "the command" in text and "a cluster" in text
     for title, of_series in SERIES.items():
         assert f"## {title}" in text
