@@ -243,7 +243,10 @@ class Planner:
                 records[:0],
                 np.zeros_like(planned),
             )  # too little is left for a step like the others
-        records = records[np.argsort(records[:, 4], kind="stable")]
+        of_rows = records[:, 4].astype(
+            np.uint16 if self.rows <= 1 << 16 else np.int64
+        )  # few bits sort sooner
+        records = records[np.argsort(of_rows, kind="stable")]
         due = np.floor(shares * (int(planned.sum()) * _MICRO)).astype(np.int64)
         after = state._replace(
             step=state.step + 1,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
-from itertools import pairwise
+from bisect import bisect_left, insort
 
 import numpy as np
 
@@ -25,15 +24,13 @@ class Rows:
 
         A row ends where the next record does not fit any more.
         """
-        ends = np.cumsum(rooms).tolist()
+        ends = np.concatenate([[0], np.cumsum(rooms)])
         count = len(self._free)
         firsts: list[int] = [0]  # the first record of each row, and the end
-        taken = 0
-        while taken < len(ends) and len(firsts) <= count:
-            before = ends[taken - 1] if taken else 0
-            taken = bisect_right(ends, before + self._tokens, taken)
-            firsts.append(taken)
-        used = [ends[last - 1] - (ends[first - 1] if first else 0) for first, last in pairwise(firsts)]
+        while firsts[-1] < len(rooms) and len(firsts) <= count:
+            end = ends[firsts[-1]] + self._tokens
+            firsts.append(int(ends.searchsorted(end, side="right")) - 1)
+        used = np.diff(ends[firsts]).tolist()
         self._free = sorted((self._tokens - tokens, row) for row, tokens in enumerate(used))
         self._free += [(self._tokens, row) for row in range(len(used), count)]
         return np.repeat(np.arange(len(used)), np.diff(firsts))
