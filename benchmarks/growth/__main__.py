@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.rounds < 1:
         parser.error("--rounds must be 1 at least")
     from benchmarks.growth.fit import Host, machine_of
-    from benchmarks.growth.measure import measure_all, seconds_together
+    from benchmarks.growth.measure import measure_all, slowdown
     from benchmarks.growth.points import BASE, CALIBRATION, all_points
     from benchmarks.growth.report import Growth, write
     from benchmarks.turns.machine import cores, machine
@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     points = all_points()
     progress = Progress(len(points))
     measured = measure_all(points, given.rounds, progress.step)
-    together, alone = (seconds_together(BASE, given.rounds, runs) for runs in (cores(), 1))
-    host = Host(cores(), max(1.0, together / alone))
+    host = Host(cores(), slowdown(BASE, given.rounds, cores()))
     rates = machine_of([each for each in measured if each.point in CALIBRATION], host)
     growth = Growth(measured, rates, host, machine("cpu", 1), list(clusters()))
     print(write(growth, given.out, f"python -m benchmarks.growth --rounds {given.rounds}"))

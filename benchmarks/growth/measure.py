@@ -58,16 +58,27 @@ def measure_all(points: Sequence[Point], rounds: int, step: Callable[[str], None
     return found
 
 
-def seconds_together(point: Point, rounds: int, runs: int) -> float:
-    """Of a step of one rank while so many ``runs`` of it, which know nothing of each other, go on: the median."""
-    processes = [process for _ in range(runs) for process in _started(1)]
+def slowdown(point: Point, rounds: int, cores: int) -> float:
+    """How many times as long a step of one rank takes while each of the other ``cores`` runs one by itself.
+
+    Alone and together take turns, since a machine that is shared is not equally fast for long: the median ratio.
+    """
+    processes = [process for _ in range(cores) for process in _started(1)]
     try:
         _asked(processes, point, 1)
-        answers = _asked(processes, point, rounds)
+        ratios = []
+        for _ in range(rounds):
+            alone, together = (
+                statistics.median(
+                    seconds for answer in _asked(some, point, 3) for seconds in answer["seconds"]
+                )
+                for some in (processes[:1], processes)
+            )
+            ratios.append(together / alone)
     finally:
         for process in processes:
             process.close()
-    return statistics.median(seconds for answer in answers for seconds in answer["seconds"])
+    return max(1.0, statistics.median(ratios))
 
 
 def _asked(processes: Sequence[Process], point: Point, rounds: int) -> list[dict[str, Any]]:
