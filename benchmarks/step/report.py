@@ -19,13 +19,12 @@ from benchmarks.tables import markdown, seconds
 _MIB: Final = 2**20
 
 READING: Final = (
-    "One step: forward, backward, clipping, AdamW; every row the same documents. tok/s: real tokens, padding is not"
-    " counted; median over rounds in which all took turns (with 250,002 rows transformers with Calque's process alone:"
-    " there is no memory for more). x: Calque in one process against the row, and share: of the speed of the step's"
-    " matrix products alone (linear layers and head, three products each, one of what is written beforehand;"
-    " attention's are not among them), medians over the rounds. MiB: highest resident memory during the step, weights,"
-    " optimizer and libraries among it; of both ranks together where there are two; on a GPU the most that torch's"
-    " allocator gave."
+    "One step: forward, backward, clipping, AdamW; every row the same documents. tok/s: real tokens, padding is not "
+    "counted; median over rounds in which all took turns. x: Calque in one process against the row, and share: of the "
+    "speed of the step's matrix products alone (linear layers and head, three products each, one of what is written "
+    "beforehand; attention's are not among them), medians over the rounds. MiB: highest resident memory during the "
+    "step, weights, optimizer and libraries among it; of both ranks together where there are two; on a GPU the most "
+    "that torch's allocator gave."
 )
 ROWS: Final = (
     "transformers: XLMRobertaForMaskedLM of the same shape, SDPA attention, batches of"
@@ -103,7 +102,13 @@ def work_line(measured: Measured) -> str:
     """What a step held."""
     work = next((result.work for result in measured.results if result.work), None)
     held = "" if work is None else f"{work.tokens:,} real tokens, {work.predictions:,} predictions; "
-    return f"On {measured.machine}; {held}{measured.problem.rounds} rounds."
+    apart = [CONTESTANTS[result.contestant].title for result in measured.results if result.beside]
+    turns = (
+        f" These took turns with Calque's process alone, for want of memory: {'; '.join(apart)}."
+        if apart
+        else ""
+    )
+    return f"On {measured.machine}; {held}{measured.problem.rounds} rounds.{turns}"
 
 
 def write(out: Path, measured: Sequence[Measured], command: str, preset: str) -> None:

@@ -17,7 +17,7 @@ from benchmarks.step.goals import GOALS, verdicts
 from benchmarks.step.problem import PRESETS, XLM_R, Problem, Work
 from benchmarks.step.products import products_of
 from benchmarks.step.profile import OTHER, PYTHON, parts_of
-from benchmarks.step.report import Measured, goals_table, parts_table, read, table, write
+from benchmarks.step.report import Measured, goals_table, parts_table, read, table, work_line, write
 from benchmarks.step.rounds import Result, passes_of, steps_of
 from benchmarks.step.run import recipe_of
 from benchmarks.step.texts import joined_rows, joined_sentences
@@ -121,11 +121,12 @@ def test_a_goal_is_met_or_missed_by_the_median_of_the_rounds() -> None:
     }
     slower = [FOUND[0]._replace(seconds=(2.0, 2.1, 2.0), peak_bytes=600), *FOUND[1:]]
     assert [verdict.words() for verdict in verdicts(LARGE, slower)] == ["missed", "met", "missed"]
-    apart = [
-        *FOUND[:3],
-        FOUND[3]._replace(beside=(2.0, 4.0, 1.0)),
-        FOUND[4],
-    ]  # in rounds of its own with "one"
+    in_rounds_of_its_own = FOUND[3]._replace(beside=(2.0, 4.0, 1.0))
+    apart = [*FOUND[:3], in_rounds_of_its_own, FOUND[4]]
+    assert "alone, for want of memory: transformers, padded batches." in work_line(
+        Measured(LARGE, "a machine", apart)
+    )
+    assert "want of memory" not in work_line(Measured(LARGE, "a machine", FOUND))
     assert [round(verdict.found, 3) for verdict in verdicts(LARGE, apart)] == [2.5, 0.9, 0.4]
     small = {verdict.goal.what for verdict in verdicts(LARGE._replace(vocabulary=100), FOUND)}
     assert small == set(found) - {"memory against padded batches"} and len(GOALS) == 6
