@@ -7,13 +7,10 @@ numbers on every rank, in every worker and after every resume.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
 
-_ROUNDS = 4
-_AT_ONCE = 1 << 13  # values: what is worked on stays in the cache
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -53,67 +50,10 @@ def chances(numbers: np.ndarray) -> np.ndarray:
     return (numbers >> np.uint64(11)) / 2.0**53
 
 
-def permuted(positions: np.ndarray, size: int, permutation_key: int) -> np.ndarray:
-    """Where a keyed permutation of ``range(size)`` sends ``positions`` (n,), in O(n) time and memory.
-
-    A balanced Feistel network over the next even power of two, walked until it falls back into the range
-    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). Nothing is shuffled, so the order of an
-    epoch of any length is known at any position at once.
-    """
-    permutations = np.zeros(len(positions), np.intp)
-    return _walked(positions, permutations, [size], [permutation_key])
-
-
-def permuted_parts(
-    parts: Sequence[tuple[int, int]], sizes: Sequence[int], permutation_keys: Sequence[int]
-) -> list[np.ndarray]:
-    """``permuted`` for stretches of positions, (first, count) each, under permutations of their own: all at once."""
-    counts = [count for _, count in parts]
-    ends = np.cumsum(counts, dtype=np.int64)
-    shifts = np.array([first for first, _ in parts], np.int64) - (ends - counts)
-    permutations = np.repeat(np.arange(len(parts)), counts)
-    positions = np.arange(len(permutations)) + shifts[permutations]
-    return np.split(_walked(positions, permutations, sizes, permutation_keys), ends[:-1])
-
-
-def _walked(
-    positions: np.ndarray, permutations: np.ndarray, sizes: Sequence[int], keys: Sequence[int]
-) -> np.ndarray:
-    """Where the permutations of ``sizes`` and ``keys`` send positions (n,); ``permutations`` (n,): which is whose."""
-    halves = np.array([max(1, ((size - 1).bit_length() + 1) // 2) for size in sizes], np.uint64)
-    masks = (np.uint64(1) << halves) - np.uint64(1)
-    ranges = np.array(sizes, np.uint64)
-    of_rounds = np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None]
-    with np.errstate(over="ignore"):
-        round_keys = _mix(np.array(keys, np.uint64) + of_rounds * _GOLDEN)  # (rounds, permutations)
-    values, which = positions.astype(np.uint64), permutations
-    found, places = values, None  # the first pass is over all of them, in place
-    while len(values):
-        outside = np.empty(len(values), bool)
-        for begin in range(0, len(values), _AT_ONCE):
-            block, of = values[begin : begin + _AT_ONCE], which[begin : begin + _AT_ONCE]
-            half, mask = halves[of], masks[of]
-            left, right = block >> half, block & mask
-            for keys_of_round in round_keys:
-                mixed = keys_of_round[of]
-                mixed ^= right
-                _mix_in_place(mixed)
-                mixed &= mask
-                left ^= mixed
-                left, right = right, left
-            left <<= half
-            np.bitwise_or(left, right, out=block)
-            np.greater_equal(block, ranges[of], out=outside[begin : begin + _AT_ONCE])
-        if places is not None:
-            found[places] = values
-        again = np.flatnonzero(outside)
-        values, which, places = values[again], which[again], again if places is None else places[again]
-    return found.view(np.int64)
-
-
-def _mix(value: np.ndarray | np.uint64) -> np.ndarray:
+def splitmix(values: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): one bit changed changes half of the result."""
-    return _mix_in_place(np.array(value))
+    with np.errstate(over="ignore"):
+        return _mix_in_place(values.copy())
 
 
 def _mix_in_place(values: np.ndarray) -> np.ndarray:

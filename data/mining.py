@@ -12,9 +12,10 @@ from typing import IO, NamedTuple, cast
 
 import numpy as np
 
-from data.keys import generator, key, permuted
+from data.keys import generator, key
 from data.mining_options import Options
 from data.nearest import Texts, nearest, rows_of, texts_of
+from data.permutation import Permutation
 from data.progress import Progress
 from data.recipe import UserError
 from data.store import Corpus, TokenStore
@@ -159,7 +160,7 @@ def _chosen(directions: Iterator[Direction], options: Options) -> list[Direction
     found = []
     for direction, count in zip(every, taken, strict=True):
         order_key = key(options.seed, "mine", *direction.languages)
-        chosen = np.sort(permuted(np.arange(count), len(direction.anchors), order_key))
+        chosen = np.sort(Permutation(len(direction.anchors), order_key)(np.arange(count)))
         if count:
             found.append(Direction(direction.languages, *(column[chosen] for column in direction[1:])))
     return found

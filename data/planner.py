@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.order import Order
+from data.ragged import starts_of, sums
 from data.rows import Rows
 from data.sampling import Stream
 from data.shares import Decisions, Mix
@@ -243,10 +244,9 @@ class Planner:
                 records[:0],
                 np.zeros_like(planned),
             )  # too little is left for a step like the others
-        of_rows = records[:, 4].astype(
-            np.uint16 if self.rows <= 1 << 16 else np.int64
-        )  # few bits sort sooner
-        records = records[np.argsort(of_rows, kind="stable")]
+        # What was taken at once is in order: a sort that merges runs costs next to nothing (of a column by itself).
+        by_row = np.argsort(np.ascontiguousarray(records[:, 4]), kind="stable")
+        records = records.take(by_row, axis=0)
         due = np.floor(shares * (int(planned.sum()) * _MICRO)).astype(np.int64)
         after = state._replace(
             step=state.step + 1,
@@ -264,22 +264,21 @@ class Planner:
         into rows evenly mixed, so that every microbatch holds about the same of every stream.
         """
         wanted = np.maximum(0, need - self.maximum_tokens / 2).astype(np.int64)
-        stretches = self._order.up_to(cursors, wanted)
+        found = self._order.up_to(cursors, wanted)
+        rooms = found.rooms
         # How much of its stream's part each record has before it, in 65,536ths, so that few bits are to be sorted;
-        # equal ones stay in the order of the streams.
-        before = [((np.cumsum(f.rooms) - f.rooms << 16) // max(1, f.rooms.sum())) for f in stretches]
-        mixed = np.argsort(np.concatenate(before).astype(np.uint16), kind="stable")
-        rooms = np.concatenate([found.rooms for found in stretches])[mixed]
+        # equal ones stay in the order of the streams. (The quotients are rounded down exactly: a divisor of 30 bits
+        # keeps one of 16 further from the next integer than float64 rounds.)
+        tokens = sums(rooms, found.counts)
+        held = np.cumsum(rooms) - rooms - np.repeat(starts_of(tokens), found.counts)
+        before = held * 65536.0 / np.repeat(np.maximum(1, tokens), found.counts)
+        mixed = np.argsort(before.astype(np.uint16), kind="stable")
+        rooms = rooms.take(mixed)
         # Rows end on average half a record too early, or a little more: so much is kept back to fill them with.
         kept_back = math.ceil(rooms.sum() / self.row_tokens)
         placed = rows.fill(rooms[: max(0, len(rooms) - kept_back)])
-        mixed = mixed[: len(placed)]
-        numbers = np.repeat(np.arange(len(stretches)), [len(found.records) for found in stretches])
-        table = np.empty((len(placed), 5), np.int64)
-        table[:, 0] = numbers[mixed]
-        table[:, 1] = np.concatenate([found.records for found in stretches])[mixed]
-        table[:, 2] = np.concatenate([found.epochs for found in stretches])[mixed]
-        table[:, 3], table[:, 4] = rooms[: len(placed)], placed
+        table = found.table.take(mixed[: len(placed)], axis=0)
+        table[:, 4] = placed
         return table
 
     def _taken_one_by_one(
@@ -293,26 +292,27 @@ class Planner:
         have their due are filled on credit, and the credit has a bound: short records fit into every gap.
         """
         count = len(self.streams)
-        places = (cursors + np.bincount(taken[:, 0], minlength=count)).tolist()
+        places = cursors + np.bincount(taken[:, 0], minlength=count)
+        upcoming = [self._order.following(i, place) for i, place in enumerate(places.tolist())]
         need = need - np.bincount(taken[:, 0], taken[:, 3], count)
-        credit = 2 * self.maximum_tokens
-        queues = [[(-need[i], i) for i in members] for members in self._of_task]
-        for queue in queues:
-            heapq.heapify(queue)
         tasks = [(-float(need[members].sum()), task) for task, members in enumerate(self._of_task)]
         heapq.heapify(tasks)
-        chosen: list[tuple[int, int, int, int, int]] = []
-        while tasks and rows.largest > 0:
+        credit = 2 * self.maximum_tokens
+        # Python's own numbers from here on: one of an array costs several times as much.
+        owed_less, has_share = (-need).tolist(), (shares > 0).tolist()
+        queues = [[(owed_less[i], i) for i in members] for members in self._of_task]
+        for queue in queues:
+            heapq.heapify(queue)
+        chosen: list[int] = []  # five numbers of each
+        while tasks and not rows.full:
             less_of_task, task = tasks[0]
             queue = queues[task]
             less, i = queue[0]
-            row = None
-            if less < credit and shares[i] > 0 and places[i] < self._ends[i]:
-                record, epoch, room = self._order.record(i, places[i])
-                row = rows.take(room)
-            if row is not None:
-                places[i] += 1
-                chosen.append((i, record, epoch, room, row))
+            found = next(upcoming[i], None) if less < credit and has_share[i] else None
+            row = rows.take(found[2]) if found is not None else None
+            if found is not None and row is not None:
+                record, epoch, room = found
+                chosen += (i, record, epoch, room, row)
                 heapq.heapreplace(queue, (less + room, i))
                 heapq.heapreplace(tasks, (less_of_task + room, task))
                 continue

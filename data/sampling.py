@@ -75,16 +75,23 @@ class Stream:
 
     def room(self, records: np.ndarray, epoch: int, seed: int, maximum_tokens: int) -> np.ndarray:
         """Tokens to set aside for ``records`` (k,) in an epoch."""
+        of_sides = self._lengths(records, epoch, seed)
+        if isinstance(self.settings, MixedAlignmentConfig):
+            both = both_sides_mixed(self.settings.both_mixed, self.name, records, epoch, seed)
+            of_sides.append(np.where(both, of_sides[0], -1))
+        return self.task.room(of_sides, maximum_tokens, self.languages, self.settings)
+
+    def _lengths(self, records: np.ndarray, epoch: int, seed: int) -> list[np.ndarray]:
+        """Tokens (k,) of each text of ``records``, -1 where there is none."""
+        if len(self.parts) == 1 and not (self.texts_of_row or self.further):  # as most streams are
+            (part,) = self.parts
+            return [np.asarray(part.lengths[side[records]], np.int64) for side in part.sides]
         corpora, segments = self.segments_of(records, epoch, seed)
         lengths = np.full(segments.shape, -1, np.int64)
         for part in self.parts:
             here = (corpora == part.corpus)[:, None] & (segments >= 0)
             lengths[here] = part.lengths[segments[here]]
-        of_sides = list(lengths.T)
-        if isinstance(self.settings, MixedAlignmentConfig):
-            both = both_sides_mixed(self.settings.both_mixed, self.name, records, epoch, seed)
-            of_sides.append(np.where(both, of_sides[0], -1))
-        return self.task.room(of_sides, maximum_tokens, self.languages, self.settings)
+        return list(lengths.T)
 
     def segments_of(self, records: np.ndarray, epoch: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Of ``records`` (k,) in an epoch the numbers of their corpora (k,) and their segments (k, sides).

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data.config import TrainTokenizerConfig
-from data.keys import chances, generator, hashed, key, permuted, sequence
+from data.keys import chances, generator, hashed, key, sequence
 from training.config import Recipe
 
 
@@ -41,29 +41,6 @@ def test_chances_are_even_within_a_key_and_over_keys():
     assert np.abs(np.corrcoef(drawn.T) - np.eye(5)).max() < 0.06
     places, _ = np.histogram(drawn, 20)
     assert np.abs(places / drawn.size - 0.05).max() < 0.006
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 65, 1000, 4097])
-def test_permuted_is_a_permutation(size):
-    assert sorted(permuted(np.arange(size), size, key(size)).tolist()) == list(range(size))
-
-
-def test_permuted_needs_no_neighbours():
-    whole = permuted(np.arange(1000), 1000, 5)
-    assert permuted(np.array([7, 999]), 1000, 5).tolist() == whole[[7, 999]].tolist()
-
-
-def test_permutations_of_different_keys_are_unrelated():
-    a, b = permuted(np.arange(10_000), 10_000, 1), permuted(np.arange(10_000), 10_000, 2)
-    assert (a == b).mean() < 0.002
-    assert abs(np.corrcoef(a, b)[0, 1]) < 0.05
-    assert abs(np.corrcoef(a, np.arange(10_000))[0, 1]) < 0.05
-
-
-def test_positions_far_out_cost_nothing():
-    size = 10**12
-    found = permuted(np.array([0, 1, size - 1]), size, 9)
-    assert len(set(found.tolist())) == 3 and (found < size).all() and (found >= 0).all()
 
 
 @pytest.mark.parametrize("config", [Recipe, TrainTokenizerConfig])

@@ -297,9 +297,9 @@ def test_a_plan_a_million_steps_on_looks_up_no_more_records_than_the_tenth(monke
     looked_up = []
     found = data.order.permuted_parts
 
-    def counting(parts, sizes, keys):
+    def counting(parts, permutations):
         looked_up.append(sum(count for _, count in parts))
-        return found(parts, sizes, keys)
+        return found(parts, permutations)
 
     monkeypatch.setattr("data.order.permuted_parts", counting)
     costs = []
