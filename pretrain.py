@@ -15,7 +15,8 @@ def main() -> int:
     parser.add_argument(
         "--deepspeed_config",
         "--deepspeed-config",
-        help="how to shard it (default: ds_configs/zero3.json, without GPUs cpu.json; one process: one_process.json)",
+        help="how to shard it (default: of ds_configs, zero3.json, without GPUs cpu.json;"
+        " for one process one_process.json, in fp32 one_process_fp32.json)",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value of the recipe"
@@ -54,7 +55,7 @@ def main() -> int:
         gpu = os.path.exists("/dev/nvidiactl") or arguments.world is not None
         environment.prepare()
         ranks = int(os.environ["WORLD_SIZE"]) if arguments.world is None else arguments.world
-        path = Path(arguments.deepspeed_config or sharding_file(gpu, ranks))
+        path = Path(arguments.deepspeed_config or sharding_file(gpu, ranks, recipe.precision))
         sharding = read_sharding(path)
         if arguments.dry_run:
             from training.plan import print_plan

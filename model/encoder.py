@@ -15,6 +15,7 @@ from model.layer import Layer, LayerNormClass
 from model.layout import make_layout
 from model.parallel.collectives import joined, own_rows
 from model.parallel.topology import Axis
+from model.tied import TokenTable
 
 
 class Embedding(nn.Module):
@@ -25,7 +26,7 @@ class Embedding(nn.Module):
 
     def __init__(self, config: EncoderConfig, layer_norm: LayerNormClass = nn.LayerNorm) -> None:
         super().__init__()
-        self.word = _table(config.vocabulary_size, config.width)
+        self.word = TokenTable.from_pretrained(_zeros(config.vocabulary_size, config.width), freeze=False)
         self.position = _table(config.positions, config.width)
         self.language = _table(config.languages, config.width) if config.languages else None
         self.norm = layer_norm(config.width, eps=config.layer_norm_eps)
@@ -101,5 +102,9 @@ class Encoder(nn.Module):
 
 
 def _table(rows: int, width: int) -> nn.Embedding:
-    """A table of zeros: ``pretraining.initialise`` fills it, and filling a large one twice takes seconds."""
-    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)
+    return nn.Embedding.from_pretrained(_zeros(rows, width), freeze=False)
+
+
+def _zeros(rows: int, width: int) -> Tensor:
+    """What ``pretraining.initialise`` fills: to fill a large table twice takes seconds."""
+    return torch.zeros(rows, width)

@@ -153,7 +153,7 @@ class PretrainingModel(nn.Module):
             )  # fmt: skip
 
         total, losses, correct = self.head(
-            hidden.index_select(0, batch.predicted), self.encoder.embedding.word.weight, losses_of
+            hidden.index_select(0, batch.predicted), self.encoder.embedding.word.read(), losses_of
         )
         total = total + 0.0 * inverse_temperature
         return PretrainingOutput(total, losses, correct, vectors, inverse_temperature)
@@ -176,7 +176,7 @@ class PretrainingModel(nn.Module):
         def ids_of(features: Tensor, table: Tensor, bias: Tensor) -> Tensor:
             return decoding.choose(features, table, bias, languages, batch.draws, self.tensor)
 
-        ids: Tensor = self.head(hidden, self.encoder.embedding.word.weight, ids_of)
+        ids: Tensor = self.head(hidden, self.encoder.embedding.word.read(), ids_of)
         return ids
 
 

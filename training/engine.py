@@ -6,6 +6,7 @@ forward, backward, step, save, load. What of DeepSpeed's own objects is read for
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -30,6 +31,7 @@ from training.fragments import Cut, shares
 from training.optimizer_state import COUNTS, set_model_from_masters, set_updates, stretches, updates
 from training.shards import Held, ShardFault, Shards, write_shard
 
+_NORM_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 24}  # elements that are float64 at a time
 _TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
 
 
@@ -190,6 +192,8 @@ class Engine:
         )  # fmt: skip
         # Without a stage DeepSpeed takes the optimizer as it is, and in bf16 puts one with master weights around it.
         self._bare = self.stage == 0 and not sharding["bf16"]["enabled"]
+        if self._bare and world.ranks == 1:
+            self._engine.enable_backward_allreduce = False  # it would copy all gradients, for nobody
         if self.stage == 0 and not self._bare:
             _begin_anew(self._engine.optimizer)
         self.cuts = {name: self._cut(parameter) for name, parameter in self._engine.module.named_parameters()}
@@ -251,12 +255,11 @@ class Engine:
             group["lr"] = learning_rate * group["rate_factor"]
         if self._bare:
             norm = self._norm_of_gradients()
+            # DeepSpeed's own would take a float32 norm: 1 % off for a table of a hundred million weights.
+            self._engine.clip_fp32_gradients = functools.partial(self._clip, norm)
             if not math.isfinite(norm):
                 for parameter in self._engine.module.parameters():
-                    parameter.grad = (
-                        None  # AdamW leaves such a parameter alone, DeepSpeed's clipping would fail
-                    )
-                self._engine.clip_fp32_gradients = lambda: None
+                    parameter.grad = None  # AdamW leaves such a parameter alone
         self._engine.step()
         vars(self._engine).pop("clip_fp32_gradients", None)
         if not self._bare:
@@ -265,15 +268,21 @@ class Engine:
 
     def _norm_of_gradients(self) -> float:
         """Over all parts of the model, where DeepSpeed takes none; the same on every rank."""
-        # In float64: the float32 norm of a large table is off in the sixth digit.
         squares = torch.zeros(2, dtype=torch.float64, device=self.world.device)  # of parts, of what is whole
         for parameter in self._engine.module.parameters():
             if parameter.grad is not None:
                 whole = int(split_of(parameter) is None)
-                squares[whole] += torch.linalg.vector_norm(parameter.grad, dtype=torch.float64).square()
+                squares[whole] += square_of(parameter.grad)
         if self.world.tensor.size > 1:
             dist.all_reduce(squares[:1], group=self.world.tensor.group)
         return math.sqrt(float(squares.sum()))
+
+    def _clip(self, norm: float) -> None:
+        """Scale gradients of this ``norm`` as DeepSpeed's other stages do."""
+        factor = self._engine.gradient_clipping() / (norm + 1e-6)
+        gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+        if factor < 1 and gradients:
+            torch._foreach_mul_(gradients, factor)
 
     def dry_step(self) -> float:
         """``step`` without the update: the norm of the gradient, which is thrown away.
@@ -345,6 +354,18 @@ class Engine:
         if split is None:
             return Cut(whole_shape(parameter))
         return Cut(whole_shape(parameter), split, self.world.tensor.rank, self.world.tensor.size)
+
+
+def square_of(gradient: Tensor) -> Tensor:
+    """() float64, the sum of squares: in float64, since a float32 norm of a large table is off in the second digit.
+
+    A part at a time, so that what is wide stays in a processor's cache, and is little on a GPU.
+    """
+    flat = gradient.reshape(-1)
+    at_once = _NORM_AT_ONCE["cpu" if gradient.device.type == "cpu" else "cuda"]
+    wide = flat.new_empty(min(at_once, len(flat)), dtype=torch.float64)
+    parts = (wide[: len(part)].copy_(part) for part in flat.split(at_once))
+    return torch.stack([part.dot(part) for part in parts]).sum()
 
 
 def _begin_anew(optimizer: Any) -> None:

@@ -74,14 +74,18 @@ _FILLED_IN = """train_batch_size train_micro_batch_size_per_gpu gradient_accumul
 _OURS = {"optimizer": "optimizer", "scheduler": "optimizer.schedule", "fp16": "precision (bf16 or fp32)"}
 
 
-def sharding_file(gpu: bool, ranks: int) -> Path:
+def sharding_file(gpu: bool, ranks: int, precision: str) -> Path:
     """The DeepSpeed file where none is named.
 
     One process has nobody to share weights with, and stage 3's hooks, which gather and free what it has anyway, cost
-    a small model on a CPU a sixth of its time and one of 12 layers on an H200 two fifths. Stage 2 adds gradients up in
-    float32 as well.
+    a small model on a CPU a sixth of its time and one of 12 layers on an H200 two fifths. In fp32 it needs no stage:
+    the weights are their own masters. In bf16 stage 2 adds gradients up in float32.
     """
-    return Path("ds_configs") / ("one_process.json" if ranks == 1 else "zero3.json" if gpu else "cpu.json")
+    if ranks > 1:
+        name = "zero3.json" if gpu else "cpu.json"
+    else:
+        name = "one_process.json" if precision == "bf16" else "one_process_fp32.json"
+    return Path("ds_configs") / name
 
 
 def read_sharding(path: Path) -> dict[str, Any]:

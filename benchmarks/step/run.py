@@ -84,7 +84,7 @@ def work_of(tally: Any, microbatches: Sequence[Microbatch] = ()) -> Work:
 
 def sharded(recipe: Recipe, data: DataParts, world: World) -> Engine:
     """The engine of a run with the DeepSpeed file that it takes if none is named."""
-    path = sharding_file(world.device.type == "cuda", world.processes)
+    path = sharding_file(world.device.type == "cuda", world.processes, recipe.precision)
     sharding = resolve_sharding(read_sharding(path), path, recipe, Path("benchmark"), world.ranks)
     model, _ = build_model(recipe, data, settle=sharder(sharding, world))
     optimizer = build_optimizer(model.named_parameters(), recipe.optimizer, world.device)

@@ -155,7 +155,8 @@ class _TiledVocabularyLoss(torch.autograd.Function):
         gradients = (
             _Gradients(hidden, table, bias, weights, shard, ctx.needs_input_grad[:3]) if wanted else None
         )
-        kept = hidden.new_empty(cut.kept, cut.rows * cut.columns)
+        # Each by itself: together they would be more than a C library keeps from one step to the next.
+        kept = [hidden.new_empty(cut.rows * cut.columns) for _ in range(cut.kept)]
         scratch = hidden.new_empty(cut.rows * cut.columns)
 
         def products_of(number: int, ids: slice, block: slice) -> Tensor:

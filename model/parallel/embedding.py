@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.parallel.collectives import summed, summed_own
 from model.parallel.topology import Axis
+from model.tied import TiedTable
 
 
-class VocabularyEmbedding(nn.Module):
+class VocabularyEmbedding(TiedTable):
     """This rank's ceil(V / ranks) rows; the last ones of the last ranks may be filled up with rows that no id names."""
 
     def __init__(self, vocabulary: int, width: int, axis: Axis, *, rows: bool) -> None:
@@ -24,6 +24,6 @@ class VocabularyEmbedding(nn.Module):
         """(R,) ids -> their vectors (R, D), or (R / ranks, D); each rank adds those that it has."""
         places = ids - self.axis.rank * self.own
         elsewhere = (places < 0) | (places >= self.own)
-        found = F.embedding(places.masked_fill(elsewhere, 0), self.weight)
+        found = self.look_up(places.masked_fill(elsewhere, 0))
         partial = found.masked_fill(elsewhere[:, None], 0)
         return summed_own(partial, self.axis) if self.rows else summed(partial, self.axis)

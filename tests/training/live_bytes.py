@@ -133,6 +133,8 @@ def _of_case(case: Case, world: World, peak: bool) -> Found:
         known = {*weights, *states, *flat, *storages(_columns(batches)), *alive()}
         with torch.autograd.graph.saved_tensors_hooks(_same, _same), counted(world) as sent:
             run_microbatches(engine, batches, torch.ones(2) / 100, aligned=True)
+        if "gradients" not in points:  # one rank without a stage reduces nothing
+            points["gradients"], points["buckets"] = storages(_gradients(inner)), storages(_buckets(inner))
         engine.step(1e-3)
     gathered = {at: size for at, size in points["gathered"].items() if at not in weights}
     left = {at: size for at, size in points["forward"].items() if at not in known and at not in gathered}

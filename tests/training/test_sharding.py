@@ -58,10 +58,13 @@ def test_accumulation_covers_the_step_for_any_number_of_ranks(
 
 def test_the_file_that_is_taken_by_itself_follows_from_where_the_run_is() -> None:
     taken = {
-        (gpu, ranks): read_sharding(sharding_file(gpu, ranks))["zero_optimization"]["stage"]
-        for gpu in (False, True) for ranks in (1, 2)
+        (gpu, ranks, precision): read_sharding(sharding_file(gpu, ranks, precision))["zero_optimization"]["stage"]
+        for gpu in (False, True) for ranks in (1, 2) for precision in ("bf16", "fp32")
     }  # fmt: skip
-    assert taken == {(False, 1): 2, (False, 2): 3, (True, 1): 2, (True, 2): 3}
+    assert taken == {
+        (gpu, ranks, precision): 3 if ranks == 2 else 2 if precision == "bf16" else 0
+        for gpu, ranks, precision in taken
+    }
 
 
 def test_auto_is_filled_in_or_left_to_deepspeed(small_recipe: Path) -> None:
