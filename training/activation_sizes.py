@@ -122,20 +122,22 @@ def _tiles(ids: int, predicted: int, cutting: Cutting, width: int) -> tuple[int,
 
 
 def loss_temporaries(
-    config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, stage: int
+    config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, kept: bool
 ) -> dict[str, int]:
     """Bytes of what the masked losses and the backward make on the way, as if all of it were alive at once.
 
     The gradient of the token table is that of the head, which is held from the forward on but for the dense form,
-    until, after all layers, that of the embedding joins it; at stages 0 and 1 one of the two is counted already.
+    until, after all layers, that of the embedding joins it, on a CPU in its place (model/tied.py). ``kept``: what a
+    backward makes is the gradient that is counted among the states, as at stages 0 and 1 with one microbatch.
     """
-    gradients = (1 if stage < 2 else 2) - (cutting.loss != "reference")
+    made = 1 if cutting.device == "cpu" and width >= 4 else 2
+    gradients = max(0, made - kept - (cutting.loss != "reference"))
     own = -(-config.vocabulary_size // cutting.tensor)
     tile, tiles = _tiles(own, contents.predicted, cutting, width)
-    kept = min(tiles, _KEPT_BYTES[cutting.device] // tile)
+    tiles_kept = min(tiles, _KEPT_BYTES[cutting.device] // tile)
     return {
         "table's gradient": own * config.width * width * gradients,
-        "logits": (kept + 1) * tile + contents.predicted * config.width * (width + 4),
+        "logits": (tiles_kept + 1) * tile + contents.predicted * config.width * (width + 4),
         "gradient of the rows": 2
         * contents.rows
         * config.width

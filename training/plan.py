@@ -183,10 +183,11 @@ def sizes_of(
     zero = Zero.of(resolved, recipe.precision, stage)
     config, _, shapes, contents, cutting, passes = parts
     width = WIDTHS[recipe.precision]
+    alone = int(resolved["gradient_accumulation_steps"]) == 1
     return Sizes(
         states(shapes, zero, data),
         activations(config, contents, cutting, width),
-        loss_temporaries(config, contents, cutting, width, zero.stage),
+        loss_temporaries(config, contents, cutting, width, zero.stage < 2 and alone),
         pool(config, contents, cutting.device, passes.microbatches, data),
         passes.pool,
         {f"data ranks: {name}": size for name, size in of_zero(shapes, zero, data, passes).items()}
