@@ -40,7 +40,7 @@ class Epochs:
 
     def records(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The records (n,) at ``positions`` (n,) of an epoch, counted over the corpora that stand in it."""
-        if all(cap is None or cap > epoch for _, cap in self._parts):
+        if all(cap is None or cap > epoch for _, cap in self._parts):  # no corpus has left yet
             return positions
         kept: list[int] = []
         shifts: list[int] = []  # records of the corpora that left, before each that stays

@@ -19,10 +19,11 @@ class TiedTable(nn.Module):
     """What has a table ``weight`` (V, D)."""
 
     weight: Tensor
+    _link: Tensor | None = None  # between the look-up of a forward and its reading
 
     def look_up(self, ids: Tensor) -> Tensor:
         """(R,) -> (R, D) rows of the table, before the head reads it."""
-        self._link: Tensor | None = None
+        self._link = None
         if not _joined(self.weight):
             return F.embedding(ids, self.weight)
         self._uses = _Uses()

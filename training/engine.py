@@ -28,10 +28,10 @@ from model.pretraining import Batch, PretrainingModel, PretrainingOutput
 from model.tensor_file import Sealed
 from training.compiler import put_off_compiler
 from training.fragments import Cut, shares
+from training.gradient_norm import square_of
 from training.optimizer_state import COUNTS, set_model_from_masters, set_updates, stretches, updates
 from training.shards import Held, ShardFault, Shards, write_shard
 
-_NORM_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 24}  # elements that are float64 at a time
 _TIMEOUT = timedelta(minutes=30)  # a first step may wait for one rank that compiles or prepares
 
 
@@ -354,18 +354,6 @@ class Engine:
         if split is None:
             return Cut(whole_shape(parameter))
         return Cut(whole_shape(parameter), split, self.world.tensor.rank, self.world.tensor.size)
-
-
-def square_of(gradient: Tensor) -> Tensor:
-    """() float64, the sum of squares: in float64, since a float32 norm of a large table is off in the second digit.
-
-    A part at a time, so that what is wide stays in a processor's cache, and is little on a GPU.
-    """
-    flat = gradient.reshape(-1)
-    at_once = _NORM_AT_ONCE["cpu" if gradient.device.type == "cpu" else "cuda"]
-    wide = flat.new_empty(min(at_once, len(flat)), dtype=torch.float64)
-    parts = (wide[: len(part)].copy_(part) for part in flat.split(at_once))
-    return torch.stack([part.dot(part) for part in parts]).sum()
 
 
 def _begin_anew(optimizer: Any) -> None:
