@@ -21,8 +21,9 @@ def pack(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width: int
     ``teacher_width`` is the width of the teacher's vectors, 0 where the recipe asks for none.
 
     Raises:
-        ValueError: the examples hold more than ``tokens`` tokens, which the planner never plans; or an example's
-            generation does not fill its slots.
+        ValueError: the examples hold more than ``tokens`` tokens, which the planner never plans; an example's
+            generation does not fill its slots; or something is predicted in documents that are compared, whose hidden
+            states would be read twice.
 
     """
     blocks = [block for block in blocks if len(block)]
@@ -32,6 +33,8 @@ def pack(blocks: Sequence[Laid], tokens: int, pad_id: int, *, teacher_width: int
     compared = [block for block in blocks if block.compared]
     ordered = [*compared, *(block for block in blocks if not block.compared)]
     _check_generation(ordered)
+    if any(len(block.predicted) for block in compared):
+        raise ValueError("documents that are compared have tokens to predict: make two examples of them")
     lengths = _joined([block.lengths for block in ordered])
     starts = starts_of(lengths)
     predictions = _joined([block.predictions for block in ordered])

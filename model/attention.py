@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.layout import Bucket, Layout, Segments, VariableLengthLayout
+from model.rows import pick
 
 # Up to this many tokens a document's attention is three matrix products of whole buckets; longer ones go to
 # torch's kernel, which keeps no weights. That kernel is made for long sequences: forward and backward on one
@@ -136,31 +137,11 @@ def _variable_length(projected: Tensor, layout: VariableLengthLayout) -> Tensor:
     if layout.everyone is not None:
         return _call(queries, keys, values, layout.everyone) if layout.rows else queries
     outputs = [
-        _call(_pick(queries, call.query_rows), _pick(keys, call.key_rows), _pick(values, call.key_rows), call)
+        _call(pick(queries, call.query_rows), pick(keys, call.key_rows), pick(values, call.key_rows), call)
         for call in layout.calls
     ]
     assert layout.places is not None
-    return _pick(torch.cat(outputs), layout.places)
-
-
-def _pick(values: Tensor, rows: Tensor) -> Tensor:
-    """``values[rows]`` of rows that are all different: of such the gradient is a copy, where indexing's own sorts."""
-    picked: Tensor = _Pick.apply(values, rows)
-    return picked
-
-
-class _Pick(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.shape = values.shape
-        return values.index_select(0, rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        return outer.new_zeros(ctx.shape).index_copy_(0, rows, outer), None
+    return pick(torch.cat(outputs), layout.places)
 
 
 def varlen_attn(*arguments: Any) -> Any:

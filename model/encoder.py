@@ -15,6 +15,7 @@ from model.layer import Layer, LayerNormClass
 from model.layout import make_layout
 from model.parallel.collectives import joined, own_rows
 from model.parallel.topology import Axis
+from model.rows import pick
 from model.tied import TokenTable
 
 
@@ -73,10 +74,13 @@ class Encoder(nn.Module):
         document_starts: Tensor,
         context_lengths: Tensor,
         language_ids: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """Return hidden states (T, D) of ``token_ids`` (T,) at ``position_ids`` (T,).
+        """Return hidden states (T, D) of ``token_ids`` (T,) at ``position_ids`` (T,); with ``read`` (P,) those (P, D).
 
         ``language_ids`` (T,) are numbers of languages, below zero where the language is not told; None: nowhere.
+        ``read`` are positions in the stream, all different, none in its padding: the last layer computes only these
+        beyond its attention, which is five sixths of a layer's products.
 
         Document n is ``[document_starts[n], document_starts[n + 1])``; its first ``context_lengths[n]``
         tokens see each other, the rest see the whole document. A last document of padding costs nothing and
@@ -93,12 +97,19 @@ class Encoder(nn.Module):
             own_rows(layout.arrange(position_ids), self.rows),
             None if language_ids is None else own_rows(layout.arrange(language_ids), self.rows),
         )
+        # Rows that are spread over ranks all go on: those that are read may lie on one rank.
+        kept = layout.rows_of(read) if read is not None and self.rows.size == 1 else None
+        last = self.layers[-1]
         for layer in self.layers:
+            arguments = (hidden, layout, kept if layer is last else None)
             if self.checkpoint_layers and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, layout, use_reentrant=False)
+                hidden = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                hidden = layer(hidden, layout)
-        return layout.restore(joined(hidden, self.rows))
+                hidden = layer(*arguments)
+        if kept is not None:
+            return hidden
+        states = layout.restore(joined(hidden, self.rows))
+        return states if read is None else pick(states, read)
 
 
 def _table(rows: int, width: int) -> nn.Embedding:

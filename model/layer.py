@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from model.attention import attention
 from model.config import EncoderConfig
 from model.layout import Layout
+from model.rows import pick
 
 LayerNormClass = Callable[..., nn.Module]
 """``(width, eps=...) -> module``: torch.nn.LayerNorm, or a fused one of the same parameters."""
@@ -31,10 +32,11 @@ class SelfAttention(nn.Module):
         )  # rows: queries, keys, values; each head by head
         self.output = nn.Linear(config.width, config.width)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """(R, D) -> (R, D)."""
+    def forward(self, hidden: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """(R, D) -> (R, D), or (P, D) of the rows ``kept`` (P,)."""
         projected = self.projection(hidden).unflatten(-1, self.shape)  # (R, 3, H, W)
-        mixed: Tensor = self.output(attention(projected, layout).flatten(1))
+        attended = attention(projected, layout).flatten(1)
+        mixed: Tensor = self.output(attended if kept is None else pick(attended, kept))
         return mixed
 
 
@@ -63,8 +65,14 @@ class Layer(nn.Module):
         self.feed_forward_norm = layer_norm(config.width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """(R, D) -> (R, D)."""
-        hidden = self.attention_norm(hidden + self.dropout(self.attention(hidden, layout)))
+    def forward(self, hidden: Tensor, layout: Layout, kept: Tensor | None = None) -> Tensor:
+        """(R, D) -> (R, D); or, all of which is read afterwards, (P, D) of the rows ``kept`` (P,), all different.
+
+        Of the other rows only the keys and the values are needed, so what follows attention is not computed of them.
+        """
+        attended = self.attention(hidden, layout, kept)
+        if kept is not None:
+            hidden = pick(hidden, kept)
+        hidden = self.attention_norm(hidden + self.dropout(attended))
         normalised: Tensor = self.feed_forward_norm(hidden + self.dropout(self.feed_forward(hidden)))
         return normalised

@@ -58,6 +58,10 @@ class BucketedLayout:
         """(T, ...) in the order of the stream -> (R, ...) in the order of the layout."""
         return values.index_select(0, self.order)
 
+    def rows_of(self, positions: Tensor) -> Tensor:
+        """(P,) positions in the stream, none in its padding tail -> (P,) their rows."""
+        return self.places.index_select(0, positions)
+
     def restore(self, hidden: Tensor) -> Tensor:
         """(R, D) in the order of the layout -> (T, D) in that of the stream, zeros in the padding tail."""
         restored: Tensor = _Restore.apply(hidden, self)
@@ -91,6 +95,10 @@ class VariableLengthLayout:
     def arrange(self, values: Tensor) -> Tensor:
         """(T, ...) -> (R, ...): the tail is cut off."""
         return values[: self.rows] if self.order is None else values.index_select(0, self.order)
+
+    def rows_of(self, positions: Tensor) -> Tensor:
+        """(P,) positions in the stream -> (P,) their rows: the same."""
+        return positions
 
     def restore(self, hidden: Tensor) -> Tensor:
         """(R, D) -> (T, D) with zeros in the padding tail."""

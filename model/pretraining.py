@@ -136,8 +136,10 @@ class PretrainingModel(nn.Module):
             batch.document_starts[: counted + 1],
             batch.context_lengths[:counted],
             _told_languages(batch)[:tokens],
+            None if sentence_vectors_only else _read(batch),
         )
-        vectors = sentence_vectors(hidden[: batch.sentence_tokens], batch.document_starts[: documents + 1])
+        sentences, predicted = hidden.tensor_split([batch.sentence_tokens])
+        vectors = sentence_vectors(sentences, batch.document_starts[: documents + 1])
         inverse_temperature = self.temperature(hidden)
         if sentence_vectors_only:
             nothing = vectors.new_empty(0)
@@ -152,9 +154,7 @@ class PretrainingModel(nn.Module):
                 implementation=self.vocabulary_loss,
             )  # fmt: skip
 
-        total, losses, correct = self.head(
-            hidden.index_select(0, batch.predicted), self.encoder.embedding.word.read(), losses_of
-        )
+        total, losses, correct = self.head(predicted, self.encoder.embedding.word.read(), losses_of)
         total = total + 0.0 * inverse_temperature
         return PretrainingOutput(total, losses, correct, vectors, inverse_temperature)
 
@@ -167,7 +167,8 @@ class PretrainingModel(nn.Module):
             batch.document_starts,
             batch.context_lengths,
             _told_languages(batch),
-        ).index_select(0, batch.predicted)
+            batch.predicted,
+        )
         self.temperature(
             hidden
         )  # not needed, but ZeRO-3 gathers ahead by the order in which ``forward`` uses modules
@@ -183,6 +184,12 @@ class PretrainingModel(nn.Module):
 def _told_languages(batch: Batch) -> Tensor:
     """(T,) the language of each token, -1 where it is not told."""
     return batch.language_ids.where(batch.language_shown, -1)
+
+
+def _read(batch: Batch) -> Tensor:
+    """(P,) positions of the hidden states that are read: the compared sentences, then what is predicted."""
+    sentences = torch.arange(batch.sentence_tokens, device=batch.predicted.device)
+    return torch.cat([sentences, batch.predicted])
 
 
 def initialise(module: nn.Module, config: EncoderConfig, seed: int, tensor: Axis = Axis()) -> None:

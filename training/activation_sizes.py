@@ -7,6 +7,7 @@ Of a layer (R rows, D width, F inner width, t tensor ranks, own rows R / t with 
     feed-forward  what inner read (own, D), before and after GELU 2 (R, F / t)
     norms         two sums (own, D), and what two norms keep of each row
 
+Of the last layer only what is read afterwards goes on behind attention (P rows), unless own rows are a part of R.
 With activation checkpointing a layer leaves its input (own, D), and one layer at a time is computed again. Without
 dropout 16 D R elements a layer at t = 1 and F = 4 D, as Korthikanti et al. (2022) count them for queries, keys and
 values that are one tensor.
@@ -44,6 +45,16 @@ class Contents(NamedTuple):
     generated: int = 0  # tokens of the documents in which pseudo tokens are written beforehand
     readers: bool = False  # on a GPU: some documents have readers, and rows are copied for two calls
 
+    @property
+    def read(self) -> int:
+        """P: rows whose last hidden states are read."""
+        return self.predicted + self.sentence_tokens
+
+    @property
+    def written(self) -> int:
+        """Pseudo tokens: about a third of a document in which they are written."""
+        return self.generated // 3
+
 
 class Cutting(NamedTuple):
     """How the model lies over tensor ranks, and how it is run."""
@@ -54,48 +65,81 @@ class Cutting(NamedTuple):
     device: str = "cpu"
     loss: str = "auto"  # implementation of the vocabulary's
 
+    @property
+    def spreads_rows(self) -> bool:
+        """Whether each tensor rank has its own rows between the layers."""
+        return self.sequence and self.tensor > 1
+
 
 def activations(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> dict[str, int]:
     """Bytes of each part, with numbers of ``width`` bytes."""
-    rows = contents.rows
-    own = -(-rows // cutting.tensor) if cutting.sequence else rows
-    statistics = 2 * own * (4 if cutting.device == "cuda" else width)  # mean and deviation of a norm's rows
-    of_dropout = 0
-    if config.dropout:
-        of_dropout = own * config.width * (width if cutting.device == "cpu" or cutting.sequence else 1)
-    layer = {
-        "attention": own * config.width * width + _attention(config, contents, cutting, width),
-        "feed-forward": (own * config.width + 2 * rows * config.feed_forward // cutting.tensor) * width,
-        "norms, dropout": 2 * (own * config.width * width + statistics + of_dropout),
-    }
-    of_embedding = own * config.width * width * (2 if config.languages else 1) + statistics + of_dropout
-    parts = {"embedding": of_embedding + (3 * rows + contents.tokens) * _NUMBER}
+    own = _own(contents.rows, cutting)
+    of_dropout = own * config.width * _of_dropout(config, cutting, width)
+    of_embedding = own * config.width * width * (2 if config.languages else 1) + of_dropout
+    of_embedding += _statistics(own, cutting, width)
+    parts = {"embedding": of_embedding + (3 * contents.rows + contents.tokens) * _NUMBER}
+    layer = _layer(config, contents, cutting, width, contents.rows)
     if cutting.checkpointing:
         parts["layers' inputs"] = config.layers * own * config.width * width
         parts["a layer, again"] = sum(layer.values())
     else:
-        parts |= {name: config.layers * size for name, size in layer.items()}
+        last = layer if cutting.spreads_rows else _layer(config, contents, cutting, width, contents.read)
+        parts |= {name: (config.layers - 1) * size + last[name] for name, size in layer.items()}
     return parts | _heads(config, contents, cutting, width)
 
 
-def _attention(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> int:
-    rows, heads = contents.rows, config.heads // cutting.tensor
-    of_width = rows * config.width // cutting.tensor * width
+def _layer(
+    config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, kept: int
+) -> dict[str, int]:
+    """Of a layer of which ``kept`` rows go on behind attention."""
+    own, own_kept = _own(contents.rows, cutting), _own(kept, cutting)
+    of_norm = own_kept * config.width * (width + _of_dropout(config, cutting, width))
+    return {
+        "attention": own * config.width * width + _attention(config, contents, cutting, width, kept),
+        "feed-forward": (own_kept * config.width + 2 * kept * config.feed_forward // cutting.tensor) * width,
+        "norms, dropout": 2 * (of_norm + _statistics(own_kept, cutting, width)),
+    }
+
+
+def _own(rows: int, cutting: Cutting) -> int:
+    return -(-rows // cutting.tensor) if cutting.spreads_rows else rows
+
+
+def _statistics(rows: int, cutting: Cutting, width: int) -> int:
+    """Mean and deviation of the rows of a norm."""
+    return 2 * rows * (4 if cutting.device == "cuda" else width)
+
+
+def _of_dropout(config: EncoderConfig, cutting: Cutting, width: int) -> int:
+    """Bytes of an element's mask."""
+    if not config.dropout:
+        return 0
+    return width if cutting.device == "cpu" or cutting.sequence else 1
+
+
+def _attention(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int, kept: int) -> int:
+    """Queries, keys, values, weights, and what the output layer reads."""
+    rows, heads, tensor = contents.rows, config.heads // cutting.tensor, cutting.tensor
+    of_width = rows * config.width // tensor * width
+    picked = kept * config.width // tensor * width
+    of_places = kept * _NUMBER if kept < rows else 0
     if cutting.device == "cuda":
-        return (6 if contents.readers else 4) * of_width + rows * heads * 4
+        # What the kernel gives is kept, and read as it is where no row was copied for it and none is left out.
+        copied = picked if contents.readers or kept < rows else 0
+        return (5 if contents.readers else 4) * of_width + copied + of_places + rows * heads * 4
     weights = contents.squares * heads * width
     if not contents.long_rows:
-        return 4 * of_width + weights
+        return 3 * of_width + picked + of_places + weights
     # The projection stays as a whole beside copies of short documents, outputs beside what joins them.
-    short = (rows - contents.long_rows) * config.width // cutting.tensor * width
-    return 5 * of_width + 3 * short + weights + contents.long_rows * heads * 4
+    short = (rows - contents.long_rows) * config.width // tensor * width
+    return 4 * of_width + picked + of_places + 3 * short + weights + contents.long_rows * heads * 4
 
 
 def _heads(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> dict[str, int]:
     read = contents.predicted * config.width * width
     sentences = contents.sentence_tokens * config.width * 4
-    if width == 4:  # no copy is made, but the stream is kept as a whole
-        sentences = contents.tokens * config.width * 4 if contents.sentence_tokens else 0
+    if width != 4:  # a copy, and all that is read is one tensor
+        sentences += contents.sentence_tokens * config.width * width
     vectors = (3 * contents.sentence_documents + 4 * contents.pairs) * config.width * 4
     return {
         "masked head": 4 * read + contents.predicted * (2 * width + 4 * _NUMBER + 3 * 4),

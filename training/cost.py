@@ -4,6 +4,7 @@ Of R rows, D width, F inner width, V ids, M predictions, S = sum of L * L over t
 gradients of inputs and of weights are as much each (Korthikanti et al., 2022, count the same)::
 
     layers       products   2 R (4 D D + 2 D F)        attention   4 S D
+    the last     products   2 R 3 D D + 2 K (D D + 2 D F), of the K rows that are read afterwards
     head         products   2 M D (D + V)              pool        2 P P' D, of the P pairs here and P' of the step
 
 and what is run without gradient beforehand (pseudo tokens; the pool's first pass) or again (checkpointing) one more
@@ -23,7 +24,8 @@ from training.sizes import Shapes, Zero, elements
 from training.traffic import Passes, messages_of_tensor, messages_of_zero
 
 # Reads and writes of an element, forward and backward, that are no operands of a product.
-_OF_WIDTH: Final = 3 * 18  # a layer's two norms, two sums, queries, keys and values into place and out of it
+_OF_PLACES: Final = 3 * 8  # queries, keys and values into place and out of it
+_OF_NORMS: Final = 3 * 10  # a layer's two norms and two sums
 _OF_INNER: Final = 3 * 2  # GELU
 _OF_SCORES: Final = 3 * 3  # softmax within documents
 _OF_LOGITS: Final = 4  # written, read for the maximum and the sum, made the gradient
@@ -32,8 +34,6 @@ _OF_PARAMETER: Final = (
 )
 _CALLS_OF_LAYER: Final = 60  # operations that are started in a layer, forward and backward
 _CALLS_OF_MICROBATCH: Final = 300  # embedding, head, losses, what the step itself does
-# Of the tokens of a document in which pseudo tokens are written, the part that is written.
-_WRITTEN: Final = 1 / 3
 
 
 class Work(NamedTuple):
@@ -142,17 +142,29 @@ def work_of(
     width, inner, rows, layers = config.width, config.feed_forward, contents.rows, config.layers
     before = contents.generated * passes.generation + contents.sentence_tokens * passes.pool
     forwards = 3 + cutting.checkpointing + before / max(rows, 1)  # of the layers, gradients counted too
-    products = 2 * rows * (4 * width * width + 2 * width * inner) * layers / cutting.tensor
+    kept = rows if cutting.spreads_rows else contents.read  # in the last layer
+    written = contents.written * passes.generation
+    products = (3 + cutting.checkpointing) * _of_layers(config, rows, kept)
+    generated = contents.generated * passes.generation
+    products += _of_layers(config, generated, generated if cutting.spreads_rows else written)
+    pooled = contents.sentence_tokens * passes.pool
+    products += _of_layers(config, pooled, pooled)
     # torch's kernel on a GPU keeps no weights and multiplies once more in its backward.
     attention = 4 * contents.squares * width * layers / cutting.tensor
     again = 0.5 if cutting.device == "cuda" else 0.0
     logits = contents.predicted * config.vocabulary_size / cutting.tensor
-    written = contents.generated * _WRITTEN * config.vocabulary_size / cutting.tensor * passes.generation
     pairs = contents.pairs * passes.microbatches
-    head = 6 * contents.predicted * width * width + 2 * width * (3 * logits + written)
+    head = 6 * contents.predicted * width * width + 2 * width * (
+        3 * logits + written * config.vocabulary_size / cutting.tensor
+    )
     pool = 6 * contents.pairs * pairs * data * width
     moved = zero.weight * (
-        layers * rows * (_OF_WIDTH * width + _OF_INNER * inner / cutting.tensor) * forwards / 3
+        (
+            layers * rows * _OF_PLACES * width
+            + ((layers - 1) * rows + kept) * (_OF_NORMS * width + _OF_INNER * inner / cutting.tensor)
+        )
+        * forwards
+        / 3
         + layers
         * contents.squares
         * config.heads
@@ -164,7 +176,7 @@ def work_of(
     calls = _CALLS_OF_LAYER * layers * forwards / 3 + _CALLS_OF_MICROBATCH
     often = passes.microbatches
     return Work(
-        often * products * forwards,
+        often * products / cutting.tensor,
         often * (head + pool),
         often * attention * (forwards + again),
         often * moved,
@@ -174,3 +186,10 @@ def work_of(
         shared,
         messages_of_zero(shapes, zero, data, passes) + messages_of_tensor(config, cutting, passes),
     )
+
+
+def _of_layers(config: EncoderConfig, rows: int, kept: int) -> int:
+    """Operations of the products of a forward of ``rows`` rows, of which ``kept`` go on in the last layer."""
+    square, inner = config.width**2, config.width * config.feed_forward
+    before, behind = 3 * square, square + 2 * inner  # attention
+    return 2 * (config.layers * rows * before + ((config.layers - 1) * rows + kept) * behind)

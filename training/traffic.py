@@ -83,21 +83,31 @@ def of_tensor(
     if ranks == 1:
         return {}
     stream = _ring(contents.rows * config.width * width, ranks)  # one gather, or half of an all-reduce
-    sums = 2 * config.layers  # of a forward: after attention and after feed-forward
-    forward = sums * 2
-    backward = forward + (sums if cutting.sequence else 0) + (forward if cutting.checkpointing else 0)
+    # Of the last layer only the rows that are read are summed; before its attention all of them, in the backward.
+    read = contents.rows if cutting.spreads_rows else contents.read
+    last = stream * read // max(contents.rows, 1)
+    sums = 2 * (config.layers - 1)  # of a forward: after attention and after feed-forward
+    forward = 2 * (sums * stream + 2 * last)
+    backward = 2 * (sums * stream + stream + last)
+    if cutting.sequence:
+        backward += (sums + 2) * stream
+    if cutting.checkpointing:
+        backward += forward
     ends = (
         2 + cutting.sequence
     )  # the embedding; with sequence also its backward, and the rows that are joined again
-    # Beforehand, without gradient.
-    tokens = contents.generated * passes.generation + contents.sentence_tokens * passes.pool
-    stream_before = stream * tokens // max(contents.rows, 1)
+    # Beforehand, without gradient; of what is written the last layer goes on with the placeholders alone.
+    of_row = stream / max(contents.rows, 1)
+    generated, pooled = contents.generated * passes.generation, contents.sentence_tokens * passes.pool
+    written = generated if cutting.spreads_rows else contents.written * passes.generation
+    embedded_before = int(of_row * (generated + pooled))
+    forward_before = int(2 * of_row * (sums * (generated + pooled) + 2 * (written + pooled)))
     of_loss = _ring(3 * contents.predicted * 4 * ranks, ranks) + 2 * _ring(
         contents.predicted * config.width * 4, ranks
     )
     found = {
-        "layers": (forward + backward) * stream + forward * stream_before,
-        "embedding": ends * stream + 2 * stream_before,
+        "layers": forward + backward + forward_before,
+        "embedding": ends * stream + 2 * embedded_before,
         "vocabulary loss": of_loss,
     }
     if cutting.sequence:

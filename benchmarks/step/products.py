@@ -29,16 +29,20 @@ class Product(NamedTuple):
 def products_of(problem: Problem, work: Work) -> list[Product]:
     """The linear layers of the encoder and of the head; attention within documents and the losses are left out.
 
-    Pseudo tokens are written in a forward of its own.
+    In the last layer only what is read afterwards goes on behind attention. Pseudo tokens are written in a forward of
+    its own.
     """
-    width, inner = problem.width, problem.feed_forward
-    layers = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
+    width, inner, deep = problem.width, problem.feed_forward, problem.layers
+    behind = [(width, width), (width, inner), (inner, width)]  # attention
     found = []
     for tokens, predictions, learned in (
         (work.tokens, work.predictions, True), (work.read_to_write, work.written, False),
     ):  # fmt: skip
+        read = tokens if problem.aligns else predictions
         if tokens:
-            found += [Product(tokens, *sides, problem.layers, learned) for sides in layers]
+            found.append(Product(tokens, width, 3 * width, deep, learned))
+            found += [Product(tokens, *sides, deep - 1, learned) for sides in behind if deep > 1]
+            found += [Product(read, *sides, 1, learned) for sides in behind]
         if predictions:
             found += [Product(predictions, width, out, 1, learned) for out in (width, problem.vocabulary)]
     return found

@@ -126,6 +126,12 @@ def test_slots_that_nothing_is_generated_for_are_refused():
         pack([Example(0, [replace(document([5, 6]), slots=np.array([1]))])], 2, 1)
 
 
+def test_what_is_compared_has_nothing_to_predict():
+    masked = replace(document([5, 6]), predicted=np.array([1]), targets=np.array([9]))
+    with pytest.raises(ValueError, match="documents that are compared have tokens to predict"):
+        pack([Example(0, [masked, document([7])], [(0, 1)])], 4, 1)
+
+
 def test_a_document_tells_its_language_in_all_its_tokens_or_in_none():
     told, untold = (Example(0, [replace(document([5, 6]), language_shown=shown)]) for shown in (True, False))
     assert pack([told, untold], 6, 1)["language_shown"].tolist() == [True, True, False, False, False, False]

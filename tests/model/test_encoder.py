@@ -63,6 +63,40 @@ def test_hidden_states_equal_the_dense_encoder(small: Build) -> None:
     torch.testing.assert_close(ours[:-TAIL], oracle[:-TAIL], atol=1e-11, rtol=0)
 
 
+@pytest.mark.parametrize("checkpoint_layers", [False, True])
+@pytest.mark.parametrize("read", [[], [3], [40, 0, 13, 56, 21, 22], list(range(57))])
+def test_states_that_are_read_are_those_of_the_whole(
+    small: Build, read: list[int], checkpoint_layers: bool
+) -> None:
+    model, places = small(), torch.tensor(read, dtype=torch.int64)
+    model.encoder.checkpoint_layers = checkpoint_layers
+    weight = torch.randn(len(read), model.config.width, dtype=torch.float64)
+
+    def states_and_gradients(some: bool) -> list[Tensor]:
+        model.zero_grad()
+        states = model.encoder(*stream(), read=places) if some else model.encoder(*stream())[places]
+        (states * weight).sum().backward()
+        found = [parameter.grad for parameter in model.encoder.parameters()]
+        return [states, *(gradient for gradient in found if gradient is not None)]
+
+    some, whole = states_and_gradients(True), states_and_gradients(False)
+    assert len(some) == len(whole)
+    for ours, reference in zip(some, whole, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-14)
+
+
+def test_the_last_layer_goes_on_with_what_is_read(small: Build) -> None:
+    model = small()
+    rows: dict[str, int] = {}
+    for name, module in model.encoder.layers.named_modules():
+        module.register_forward_pre_hook(lambda _, inputs, name=name: rows.update({name: len(inputs[0])}))
+    model.encoder(*stream(), read=torch.tensor([3, 5]))
+    last = len(model.encoder.layers) - 1
+    for part in ("attention.output", "feed_forward.inner", "feed_forward.outer"):
+        assert rows[f"{last}.{part}"] == 2 < rows[f"{last - 1}.{part}"]
+    assert rows[f"{last}.attention.projection"] == rows[f"{last - 1}.attention.projection"]
+
+
 def test_gradients_of_all_parameters_equal_the_dense_encoder(small: Build) -> None:
     model = small()
     ids, positions, starts, contexts = stream()

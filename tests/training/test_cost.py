@@ -57,7 +57,11 @@ def test_a_pass_without_gradient_is_a_third_of_one_with() -> None:
     plain, pool = work(contents), work(contents, passes=Passes(1, pool=True))
     assert 3 * pool.layers == 4 * plain.layers and 3 * pool.attention == 4 * plain.attention
     written = work(contents, passes=Passes(1, generation=True))
-    assert 3 * written.layers == 4 * plain.layers and written.head > plain.head
+    assert written.head > plain.head
+    # The last layer goes on with a third of the tokens behind its attention.
+    behind = SHAPE.width**2 + 2 * SHAPE.width * SHAPE.feed_forward
+    left_out = 2 * (4096 - 4096 // 3) * behind
+    assert written.layers - plain.layers == plain.layers / 3 - left_out
     assert work(contents, passes=Passes(5)).layers == 5 * plain.layers
 
 

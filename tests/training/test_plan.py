@@ -81,7 +81,7 @@ def test_what_is_offloaded_is_on_the_host() -> None:
 def test_activations_are_those_of_the_paper(small_recipe: Path) -> None:
     config = encoder_config(parse_recipe(read_recipe(small_recipe), Recipe), 2000, 0)
     rows = 4096
-    contents = Contents(rows, rows, 100, 0, 0, 0)
+    contents = Contents(rows, rows, 0, rows, 8, 4)  # all are read: the last layer is like the others
 
     def layers(**cut: object) -> float:
         found = activations(config, contents, Cutting(device="cuda", **cut), 2)
