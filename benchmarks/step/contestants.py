@@ -34,4 +34,5 @@ CONTESTANTS: Final = {
         "sentence-transformers, padded pairs", "hugging_face", "SentenceStep"
     ),
     "products": Contestant("its matrix products alone", "products", "ProductsStep", run=True),
+    "linear": Contestant("of these, linear layers and head", "products", "LinearStep", run=True),
 }

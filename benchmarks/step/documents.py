@@ -30,6 +30,7 @@ class Documents(NamedTuple):
     read: list[Read]
     pairs: list[tuple[int, int]]
     work: Work
+    written: list[int]  # tokens of those in which the run writes pseudo tokens beforehand
 
 
 def documents_of(problem: Problem) -> Documents:
@@ -49,7 +50,8 @@ def _taken_apart(microbatch: Microbatch) -> Documents:
     kept = slice(0, None if starts[-1] == work.tokens else -1)  # without the padding tail
     bounds = list(zip(starts[:-1], starts[1:], strict=True))[kept]
     read = [Read(ids[start:end], labels[start:end]) for start, end in bounds]
-    return Documents(read, [(int(a), int(b)) for a, b in arrays["pairs"]], work)
+    written = np.diff(arrays["generation"]["document_starts"]) if arrays["generation"] else np.empty(0)
+    return Documents(read, [(int(a), int(b)) for a, b in arrays["pairs"]], work, [int(n) for n in written])
 
 
 def in_turn(documents: Sequence[Read], batch: int) -> list[list[Read]]:

@@ -82,9 +82,9 @@ class Step(Protocol):
         """One step: forward, backward, clipping and the optimizer."""
 
 
-MASKED_CONTESTANTS: Final = ("one", "zero3", "ddp", "padded", "grouped", "products")
+MASKED_CONTESTANTS: Final = ("one", "zero3", "ddp", "padded", "grouped", "products", "linear")
 _BATCHES: Final = ("padded", "grouped")
-ALIGNMENT_CONTESTANTS: Final = ("one", "sentence_transformers", "products")
+ALIGNMENT_CONTESTANTS: Final = ("one", "sentence_transformers", "products", "linear")
 XLM_R: Final = 250_002  # rows of its table
 _SMALL: Final = Problem(
     texts=Texts(ids=4096, every=8),

@@ -21,8 +21,8 @@ _MIB: Final = 2**20
 READING: Final = (
     "One step: forward, backward, clipping, AdamW; every row the same documents. tok/s: real tokens, padding is not "
     "counted; median over rounds in which all took turns. x: Calque in one process against the row, and share: of the "
-    "speed of the step's matrix products alone (linear layers and head, three products each, one of what is written "
-    "beforehand; attention's are not among them), medians over the rounds. MiB: highest resident memory during the "
+    "speed of the step's matrix products alone (three for each linear layer and for the head, six for attention; of "
+    "what is written beforehand one and two), medians over the rounds. MiB: highest resident memory during the "
     "step, weights, optimizer and libraries among it; of both ranks together where there are two; on a GPU the most "
     "that torch's allocator gave."
 )

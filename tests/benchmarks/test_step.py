@@ -15,7 +15,7 @@ from benchmarks.step import guard
 from benchmarks.step.documents import Read, by_length, in_turn, padded
 from benchmarks.step.goals import GOALS, verdicts
 from benchmarks.step.problem import PRESETS, XLM_R, Problem, Work
-from benchmarks.step.products import products_of
+from benchmarks.step.products import products_of, products_within
 from benchmarks.step.profile import OTHER, PYTHON, parts_of
 from benchmarks.step.report import Measured, goals_table, parts_table, read, table, work_line, write
 from benchmarks.step.rounds import Result, passes_of, steps_of
@@ -91,6 +91,31 @@ def test_the_products_are_those_of_the_model() -> None:
     assert sum(each.operations for each in products_of(problem, Work(100, 7, 40, 5))) == expected + written
 
 
+def test_the_products_within_documents_are_those_that_torch_counts() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from model.attention import attention
+    from model.layout import make_layout
+
+    problem = Problem(layers=3, width=12, heads=2)
+    lengths, written = [7, 200, 5, 7, 60, 59, 1], [20, 9]
+
+    def counted(lengths: list[int], learned: bool) -> int:
+        starts = torch.tensor([0, *lengths]).cumsum(0)
+        ids = torch.zeros(sum(lengths), dtype=torch.int64)
+        layout = make_layout(ids, starts, starts.diff(), pad_id=-1, dtype=torch.float32)
+        projected = torch.randn(len(layout.order), 3, 2, 6, requires_grad=learned)
+        with FlopCounterMode(display=False) as counter:
+            outputs = attention(projected, layout)
+            if learned:
+                outputs.sum().backward()
+        return counter.get_total_flops()
+
+    found = products_within(problem, lengths, written)
+    assert sum(each.operations for each in found) == 3 * (counted(lengths, True) + counted(written, False))
+    assert sum(each.documents for each in found) == len(lengths) + len(written)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_are_recipes_that_can_run_and_full_meets_every_goal_somewhere(preset: str) -> None:
     for problem in PRESETS[preset]:
@@ -98,7 +123,7 @@ def test_presets_are_recipes_that_can_run_and_full_meets_every_goal_somewhere(pr
             assert recipe_of(problem, ranks).batch.step_tokens == problem.tokens
     if preset == "full":
         names = {name for problem in PRESETS[preset] for name in problem.contestants}
-        assert len(names) == 7 and any(problem.vocabulary == XLM_R for problem in PRESETS[preset])
+        assert len(names) == 8 and any(problem.vocabulary == XLM_R for problem in PRESETS[preset])
 
 
 # ---- goals and tables --------------------------------------------------------------------------------------
