@@ -42,7 +42,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.world is not None and not arguments.dry_run:
         parser.error("--world belongs to --dry-run; a launcher says how many processes a run has")
-    # Imports stand where their work begins: --help does not wait for the recipe's, a wrong recipe not for torch's.
+    # Imports stand where their work begins: --help waits for no recipe's, a wrong recipe for no numpy or torch.
     from data.recipe import UserError, parse_recipe, read_recipe
 
     try:

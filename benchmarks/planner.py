@@ -26,9 +26,10 @@ import numpy as np
 from data.index import Rule
 from data.planner import Planner
 from data.sampling import Part, Stream
+from data.settings.tasks import TasksConfig
 from data.shares import Shares
 from data.stages import SamplingConfig
-from data.tasks import TASKS, TasksConfig
+from data.tasks import TASKS
 
 STREAMS = 100
 WINDOW = 1000  # steps

@@ -12,50 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from data.keys import chances, sequence
 from data.laid import FIRST_POSITION, Laid, context_documents
 from data.masking import corrupt
 from data.ragged import counted, places, row_of_each, starts_of
-from data.recipe import Section
-from data.task import SPECIALS, Draws, Made, Material, Part, Records, TaskConfig, ends_of
+from data.settings.task import BackTranslationConfig, TaskConfig
+from data.task import SPECIALS, Draws, Made, Material, Part, Records, ends_of
 from data.texts import Texts
-
-
-class DecodingConfig(Section):
-    """How pseudo tokens are chosen: the best id, or one drawn from the ``top_k`` best."""
-
-    top_k: int = Field(1, ge=1)
-    temperature: float = Field(1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _has_effect(self) -> DecodingConfig:
-        if self.top_k == 1 and self.temperature != 1:
-            raise ValueError(
-                "temperature has no effect on the best id: set top_k to 2 or more, or leave it out"
-            )
-        return self
-
-
-class GateConfig(Section):
-    """What opens the task: CAMLM's accuracy at the last evaluation, or a number of tokens, whichever comes first.
-
-    Until then its budget is spent on MMLM. Without either it is open from the start.
-    """
-
-    camlm_accuracy: float | None = Field(None, gt=0, lt=1)
-    tokens: int | None = Field(None, ge=1, lt=2**62)
-
-
-class BackTranslationConfig(TaskConfig):
-    """BTMLM: the masked part of x, and how many pseudo tokens stand beside it."""
-
-    mask_rate: float = Field(0.15, gt=0, lt=1)
-    pseudo_ratio: float = Field(0.5, gt=0, le=4)  # pseudo tokens for each token of x, at least one in all
-    decode: DecodingConfig = DecodingConfig()
-    restrict_to_language: bool = False  # only ids that occur in the training texts of the language
-    gate: GateConfig = GateConfig()
 
 
 def pseudo_count(lengths: np.ndarray, ratio: float) -> np.ndarray:

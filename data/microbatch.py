@@ -18,10 +18,12 @@ from data.packing import pack
 from data.reading import read_texts
 from data.recipe import UserError
 from data.sampling import SamplingConfig, Stream, bilingual_shares, streams_of
+from data.settings.task import TaskConfig
+from data.settings.tasks import TasksConfig
 from data.store import TokenStore, remedy
 from data.tally import Tally, Unwritten, pair_counts, sides_of, tally_examples, tally_overlap
-from data.task import Draws, Made, Material, Records, TaskConfig
-from data.tasks import TASKS, TasksConfig
+from data.task import Draws, Made, Material, Records
+from data.tasks import TASKS
 from data.teaching import Taught
 from data.tokenizer import Tokenizer
 

@@ -15,11 +15,13 @@ import numpy as np
 from data.back_translation import target_languages
 from data.keys import chances, sequence
 from data.laid import FIRST_POSITION, Document, Example, Laid, context_documents
-from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig, both_sides_mixed
+from data.mixed_alignment import both_sides_mixed
 from data.mixing import MixedText, Mixture, mix, mix_sentences
 from data.mixing_spans import choose_spans
 from data.ragged import starts_of
-from data.task import SPECIALS, Draw, Draws, Made, Material, Part, Records, TaskConfig, ends_of, wrapped
+from data.settings.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
+from data.settings.task import TaskConfig
+from data.task import SPECIALS, Draw, Draws, Made, Material, Part, Records, ends_of, wrapped
 from data.words import encoder_of
 
 

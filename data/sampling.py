@@ -8,17 +8,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.back_translation import BackTranslationConfig
 from data.index import Index, Lists, Rule
 from data.keys import hashed, key
 from data.lexicon import Lexicon
-from data.mixed_alignment import MixedAlignmentConfig, both_sides_mixed
+from data.mixed_alignment import both_sides_mixed
 from data.recipe import UserError
+from data.settings.mixed_alignment import MixedAlignmentConfig
+from data.settings.task import BackTranslationConfig, TaskConfig, TranslationAlignmentConfig, TripletConfig
+from data.settings.tasks import TasksConfig
 from data.stages import SamplingConfig
 from data.store import Corpus, TokenStore
-from data.task import Task, TaskConfig
-from data.tasks import TASKS, TasksConfig, TranslationAlignmentConfig
-from data.triplet_alignment import TripletConfig
+from data.task import Task
+from data.tasks import TASKS
 
 
 class Numbers(Protocol):

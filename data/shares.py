@@ -9,45 +9,22 @@ else to the other side, else to whatever can still be read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.recipe import UserError
+from data.settings.tasks import TasksConfig, gates_of
 from data.stages import Sampling, SamplingConfig
-from data.tasks import TASKS, TasksConfig
+from data.tasks import TASKS
 
-if TYPE_CHECKING:  # a recipe is checked before anything that reads a store is imported
+if TYPE_CHECKING:
     from data.sampling import Stream
 
 Decisions = Mapping[str, float]
 
 
 _WHILE_SHUT = {"btmlm": "mmlm"}  # a task whose gate is shut -> the task that has its budget meanwhile
-
-
-class Gate(Protocol):
-    """What opens a task: the held-out accuracy of CAMLM, tokens planned, or whichever comes first."""
-
-    camlm_accuracy: float | None
-    tokens: int | None
-
-
-def gates_of(tasks: TasksConfig) -> dict[str, Gate]:
-    """The gates of the tasks that are on, and of a generator; one that asks for nothing is open.
-
-    While the generator's is shut its task goes on with the others, so that it changes no share.
-    """
-    found = {name: getattr(settings, "gate", None) for name, settings in tasks.enabled().items()}
-    mixed = tasks.enabled().get("mixed_alignment")
-    if isinstance(mixed, MixedAlignmentConfig):
-        found[PSEUDO_TOKENS] = mixed.pseudo_tokens.gate
-    return {
-        name: gate
-        for name, gate in found.items()
-        if gate is not None and (gate.camlm_accuracy is not None or gate.tokens is not None)
-    }
 
 
 class Mix(NamedTuple):

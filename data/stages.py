@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from data.config import Name
@@ -156,6 +155,8 @@ def _value(temperature: float | AnnealedTemperature | tuple[tuple[int, float], .
         temperature = ((0, temperature.start), (temperature.tokens, temperature.end))
     if not isinstance(temperature, tuple):
         return temperature
+    import numpy as np  # here: who checks a recipe need not wait for it
+
     places, values = zip(*temperature, strict=True)
     return float(np.interp(tokens, places, values))
 

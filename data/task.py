@@ -8,39 +8,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field
 
 from data.keys import chances, generator, hashed, key
 from data.laid import Laid
-from data.recipe import Section
+from data.settings.task import TaskConfig
+from data.settings.tasks import LOSSES, Loss
 from data.texts import Texts
 
-if TYPE_CHECKING:  # a recipe is checked without them
+if TYPE_CHECKING:
     from data.lexicon import Lexicon
     from data.mixing import Mixture
     from data.tokenizer import Tokenizer
 
 SPECIALS = 2  # <s> and </s> of a text
-
-
-class TaskConfig(Section):
-    """What every task has: its part of its side's tokens, and the factor of its loss."""
-
-    weight: float = Field(1.0, gt=0)
-    loss_weight: float = Field(1.0, ge=0)
-
-    def lacks(self, lexicon: Lexicon | None) -> str | None:
-        """What is missing for the task, with the remedy; None if nothing is."""
-        return None
-
-    @property
-    def reads_rows(self) -> bool:
-        """Whether it gets the other texts of a record's row too, after those that it reads."""
-        return False
-
-    def serves(self, lexicon: Lexicon | None, languages: tuple[str, ...], kind: str) -> bool:
-        """Whether texts of these languages in a corpus of this kind can become examples at all."""
-        return True
 
 
 class Material(NamedTuple):
@@ -149,8 +129,8 @@ class Part(NamedTuple):
 Made = Sequence[Part]  # records that give no example are in no part
 
 
-Room = Callable[[Sequence[np.ndarray], int, Sequence[str], "TaskConfig"], np.ndarray]
-Make = Callable[[Records, Material, "TaskConfig"], Made]
+Room = Callable[[Sequence[np.ndarray], int, Sequence[str], TaskConfig], np.ndarray]
+Make = Callable[[Records, Material, TaskConfig], Made]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +141,14 @@ class Task:
     side: Literal["monolingual", "bilingual"]  # whose budget it spends
     # monolingual corpora; every text; pairs of translations; scored corpora
     reads: Literal["sentences", "texts", "pairs", "triplets"]
-    loss: Literal["masked", "alignment", "margin"]
     # lengths of the segments [(n,), ...], longest document, languages, settings -> tokens to set aside (n,)
     room: Room
     make: Make
+
+    @property
+    def loss(self) -> Loss:
+        """What its examples are trained with."""
+        return LOSSES[self.name]
 
 
 def room_of_text(

@@ -1,7 +1,7 @@
 """The table of tasks: which records a task reads, how much room they need, and what documents they become.
 
-A new task is a new row of TASKS, a settings class beside it and the function that makes its documents. What a row
-is stands in data/task.py; a task that is more than a function has a file of its own.
+A new task is a new row of TASKS, a settings class and a loss in data/settings/, and the function that makes its
+documents. What a row is stands in data/task.py; a task that is more than a function has a file of its own.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from data.adaptive_margin import AdaptiveMarginConfig, InBatchMarginConfig, make_adaptive_margin
-from data.back_translation import BackTranslationConfig, make_btmlm, room_of_text_and_pseudo
+from data.adaptive_margin import make_adaptive_margin
+from data.back_translation import make_btmlm, room_of_text_and_pseudo
 from data.keys import sequence
 from data.laid import FIRST_POSITION, Laid, context_documents
 from data.masking import choose, corrupt
-from data.mixed_alignment import MixedAlignmentConfig, room_of_text_and_mixed
+from data.mixed_alignment import room_of_text_and_mixed
+from data.mixed_forms import make_mixed_alignment
 from data.ragged import counted, places, row_of_each, starts_of
-from data.recipe import Section
+from data.settings.task import CrossAttentionMaskedConfig, MaskedConfig, TaskConfig
 from data.task import (
     SPECIALS,
     Made,
@@ -27,74 +27,11 @@ from data.task import (
     Part,
     Records,
     Task,
-    TaskConfig,
     ends_of,
     room_of_text,
     room_of_texts,
 )
-from data.triplet_alignment import TripletConfig, make_triplet_alignment
-
-
-class MaskedConfig(TaskConfig):
-    """MMLM and TLM: the rate at which tokens are predicted."""
-
-    mask_rate: float = Field(0.15, gt=0, lt=1)
-
-
-class CrossAttentionMaskedConfig(TaskConfig):
-    """CAMLM: the rate is per side; chosen tokens are always shown as <mask>."""
-
-    mask_rate: float = Field(0.25, gt=0, lt=1)
-
-
-class TranslationAlignmentConfig(TaskConfig):
-    """How many texts of a multi-way row stand in an example, each compared with each: 2 is the pair alone.
-
-    With more, a text is encoded once and compared several times. The further texts are drawn evenly from the row.
-    """
-
-    texts: int = Field(2, ge=2, le=16)
-
-
-class TasksConfig(Section):
-    """The tasks of a recipe; one that is left out is off."""
-
-    mmlm: MaskedConfig | None = None
-    tlm: MaskedConfig | None = None
-    camlm: CrossAttentionMaskedConfig | None = None
-    translation_alignment: TranslationAlignmentConfig | None = None
-    mixed_alignment: MixedAlignmentConfig | None = None
-    btmlm: BackTranslationConfig | None = None
-    adaptive_margin: AdaptiveMarginConfig | None = None
-    triplet_alignment: TripletConfig | None = None
-    in_batch_margin: InBatchMarginConfig | None = None  # rides on the pairs of the alignment tasks
-
-    @model_validator(mode="after")
-    def _has_pairs_to_ride_on(self) -> TasksConfig:
-        if self.in_batch_margin is not None and not (self.translation_alignment or self.mixed_alignment):
-            raise ValueError(
-                "in_batch_margin rides on the pairs of translation_alignment or mixed_alignment, and neither is on"
-            )
-        return self
-
-    @property
-    def generates(self) -> bool:
-        """Whether the model writes pseudo tokens for some task."""
-        mixed = self.mixed_alignment
-        return self.btmlm is not None or (mixed is not None and mixed.generates)
-
-    def enabled(self) -> dict[str, TaskConfig]:
-        """Name -> settings of the tasks that are on and have records of their own, in the order of the table."""
-        return {name: getattr(self, name) for name in TASKS if getattr(self, name) is not None}
-
-    @property
-    def aligns(self) -> bool:
-        """Whether pairs are compared with each other for some task."""
-        return any(TASKS[name].loss == "alignment" for name in self.enabled())
-
-    def triplets(self) -> dict[str, TripletConfig]:
-        """Name -> settings of those that read triplets."""
-        return {name: each for name, each in self.enabled().items() if isinstance(each, TripletConfig)}
+from data.triplet_alignment import make_triplet_alignment
 
 
 def _room_of_pair(
@@ -211,24 +148,16 @@ def make_translation_alignment(records: Records, material: Material, config: Tas
     ]
 
 
-def make_mixed_alignment(records: Records, material: Material, config: TaskConfig) -> Made:
-    """See data/mixed_forms.py, which brings what it takes to mix: who checks a recipe does not wait for it."""
-    from data import mixed_forms
-
-    return mixed_forms.make_mixed_alignment(records, material, config)
-
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("mmlm", "monolingual", "sentences", "masked", room_of_text, make_mmlm),
-        Task("tlm", "bilingual", "pairs", "masked", _room_of_pair, make_tlm),
-        Task("camlm", "bilingual", "pairs", "masked", _room_of_pair, make_camlm),
+        Task("mmlm", "monolingual", "sentences", room_of_text, make_mmlm),
+        Task("tlm", "bilingual", "pairs", _room_of_pair, make_tlm),
+        Task("camlm", "bilingual", "pairs", _room_of_pair, make_camlm),
         Task(
             "translation_alignment",
             "bilingual",
             "pairs",
-            "alignment",
             room_of_texts,
             make_translation_alignment,
         ),
@@ -236,7 +165,6 @@ TASKS: dict[str, Task] = {
             "mixed_alignment",
             "monolingual",
             "texts",
-            "alignment",
             room_of_text_and_mixed,
             make_mixed_alignment,
         ),
@@ -244,7 +172,6 @@ TASKS: dict[str, Task] = {
             "adaptive_margin",
             "bilingual",
             "triplets",
-            "margin",
             room_of_texts,
             make_adaptive_margin,
         ),
@@ -252,11 +179,10 @@ TASKS: dict[str, Task] = {
             "triplet_alignment",
             "bilingual",
             "triplets",
-            "alignment",
             room_of_texts,
             make_triplet_alignment,
         ),
-        Task("btmlm", "monolingual", "sentences", "masked", room_of_text_and_pseudo, make_btmlm),
+        Task("btmlm", "monolingual", "sentences", room_of_text_and_pseudo, make_btmlm),
     )
 }
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.recipe import UserError
+from data.settings.tasks import TasksConfig
 from data.store import TokenStore, digest_of_values
-from data.tasks import TasksConfig
 from data.teacher import teacher_fingerprint
 
 MANIFEST = "manifest.json"

@@ -10,17 +10,11 @@ Source: hard negatives as further keys, Karpukhin et al. 2020 (DPR); sentence-tr
 from __future__ import annotations
 
 import numpy as np
-from pydantic import Field
 
 from data.laid import Laid, context_documents
 from data.ragged import row_of_each, starts_of
-from data.task import SPECIALS, Made, Material, Part, Records, TaskConfig, ends_of
-
-
-class TripletConfig(TaskConfig):
-    """Triplets of scored corpora."""
-
-    negatives: int = Field(4, ge=1, le=64)  # of a triplet that are used, the first ones
+from data.settings.task import TaskConfig
+from data.task import SPECIALS, Made, Material, Part, Records, ends_of
 
 
 def make_triplet_alignment(records: Records, material: Material, config: TaskConfig) -> Made:

@@ -34,7 +34,8 @@ COMMANDS = {
 NO_COMMANDS = {
     f"benchmarks.{name}.worker" for name in ("data", "growth", "kernels", "step")
 }  # started by commands
-# What takes a tenth of a second or more to import; numpy and pydantic are as far as checking a recipe goes.
+# What takes some tenths of a second or more to import. numpy takes less; that a recipe is checked without it is seen in
+# tests/test_bad_input.py.
 HEAVY = (
     "accelerate", "datasets", "deepspeed", "matplotlib", "pandas", "pyarrow", "scipy", "sentence_transformers",
     "sklearn", "sympy", "tensorboard", "torch", "transformers", "triton",

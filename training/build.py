@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data.back_translation import BackTranslationConfig
 from data.config import DataConfig
 from data.inputs import differences
 from data.lexicon import Lexicon
@@ -20,6 +19,7 @@ from data.planner import Planner
 from data.recipe import UserError
 from data.sampling import Stream, bilingual_shares, streams_of
 from data.scripts import find_scripts
+from data.settings.task import BackTranslationConfig
 from data.shares import Shares
 from data.store import TokenStore
 from data.task import Material

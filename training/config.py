@@ -1,4 +1,4 @@
-"""Recipe: everything that decides what is trained, composed of each part's own settings; imports no torch."""
+"""Recipe: everything that decides what is trained, composed of each part's own settings; imports no torch or numpy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from data.adaptive_margin import MarginConfig
 from data.config import DataConfig, Name, Text
 from data.recipe import Section
-from data.shares import gates_of
+from data.settings.margin import MarginConfig
+from data.settings.tasks import TasksConfig, gates_of
 from data.stages import SamplingConfig
-from data.tasks import TasksConfig
 from model.config import EncoderConfig
 from training.convergence import MEASURED, ConvergenceConfig
 

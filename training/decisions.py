@@ -15,7 +15,7 @@ from typing import Any
 from data.planner import Planner
 from data.recipe import UserError
 from data.sampling import Stream
-from data.shares import gates_of
+from data.settings.tasks import gates_of
 from training.config import Recipe
 from training.convergence import Convergence, Judgement, TaskJudgement
 from training.metrics import Telemetry

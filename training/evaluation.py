@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.back_translation import BackTranslationConfig, make_btmlm
+from data.back_translation import make_btmlm
 from data.batch import PackedBatch
 from data.laid import Laid, context_documents
 from data.packing import pack
 from data.ragged import counted, sums
+from data.settings.task import BackTranslationConfig, CrossAttentionMaskedConfig, MaskedConfig, TaskConfig
 from data.store import Corpus, TokenStore
-from data.task import SPECIALS, Draw, Draws, Make, Material, Records, TaskConfig, ends_of
-from data.tasks import CrossAttentionMaskedConfig, MaskedConfig, make_camlm, make_mmlm
+from data.task import SPECIALS, Draw, Draws, Make, Material, Records, ends_of
+from data.tasks import make_camlm, make_mmlm
 from data.texts import Texts, TextSegment
 from model.pretraining import PretrainingOutput
 from objectives.back_translation import Generate, PseudoTokens

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data.adaptive_margin import MarginConfig
-from data.tasks import TasksConfig
+from data.settings.margin import MarginConfig
+from data.settings.tasks import TasksConfig
 from kernels.margin import GapSums, MarginForm
 
 _KEPT = 0.99  # of the sums of earlier steps: the scale is that of about the last hundred

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from data.recipe import UserError
-from data.tasks import TASKS
 from training.config import Recipe
 
 
@@ -161,11 +160,7 @@ def resolve_sharding(
         problems.append(
             f"bf16.enabled is {enabled} in {path}, precision is {recipe.precision} in {recipe_path}"
         )
-    if (
-        recipe.model.dropout
-        and accumulation > 1
-        and any(TASKS[name].loss == "alignment" for name in recipe.tasks.enabled())
-    ):
+    if recipe.model.dropout and accumulation > 1 and recipe.tasks.aligns:
         raise UserError(
             f"{recipe_path}: model.dropout {recipe.model.dropout} with {accumulation} microbatches a rank. The"
             " sentences of a step are embedded twice then, and dropout would make the two differ: set it to 0, or"

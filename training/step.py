@@ -19,8 +19,8 @@ from torch.distributed import ProcessGroup
 from data.batch import PackedBatch
 from data.microbatch import Microbatch
 from data.sampling import Stream
+from data.settings.tasks import TasksConfig
 from data.tally import Tally
-from data.tasks import TasksConfig
 from kernels.margin import MarginForm
 from model.parallel.topology import Axis
 from objectives.adaptive_margin import InBatch, Margin, pair_margin, triplet_margin

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.adaptive_margin import AdaptiveMarginConfig, make_adaptive_margin
+from data.adaptive_margin import make_adaptive_margin
 from data.config import CorpusConfig
 from data.laid import Triplet
 from data.microbatch import MicrobatchMaker
-from data.mixed_alignment import MixedAlignmentConfig
 from data.mixed_forms import make_mixed_alignment
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.records import ScoredTriplet
 from data.sampling import streams_of
+from data.settings.margin import AdaptiveMarginConfig
+from data.settings.mixed_alignment import MixedAlignmentConfig
 from data.sources import Reject, read_corpus
 from data.tally import Tally
 from data.task import Draw

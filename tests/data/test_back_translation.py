@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from data.back_translation import (
-    BackTranslationConfig,
     fitted_length,
     make_btmlm,
     pseudo_count,
@@ -15,10 +14,11 @@ from data.back_translation import (
 )
 from data.recipe import UserError, parse_recipe, read_recipe
 from data.sampling import bilingual_shares, streams_of
+from data.settings.task import BackTranslationConfig
+from data.settings.tasks import TasksConfig
 from data.stages import SamplingConfig
 from data.store import TokenStore
 from data.task import Draw, Material
-from data.tasks import TasksConfig
 from data.texts import TextSegment
 from data.tokenizer import Tokenizer
 from tests.data.drawn import made_of

@@ -4,14 +4,12 @@ import numpy as np
 import pytest
 
 from data.lexicon import Lexicon
-from data.mixed_alignment import MixedAlignmentConfig
 from data.mixed_forms import make_mixed_alignment
 from data.recipe import UserError
 from data.sampling import bilingual_shares, streams_of
+from data.settings.mixed_alignment import MixedAlignmentConfig
+from data.settings.tasks import TasksConfig
 from data.task import Draw
-from data.tasks import (
-    TasksConfig,
-)
 from data.texts import TextSegment
 from tests.data.drawn import corpus_of, draw, each, made_of, pair, segments_of
 from tests.packed import pack

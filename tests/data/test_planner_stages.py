@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from data.index import Rule
 from data.planner import LAG, Planner
 from data.sampling import Part, Stream
+from data.settings.tasks import TasksConfig
 from data.shares import Shares
 from data.stages import SamplingConfig
-from data.tasks import TASKS, TasksConfig
+from data.tasks import TASKS
 from tests.data.planned_streams import realised
 
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.index import Rule
-from data.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.recipe import UserError
 from data.sampling import Part, Stream
+from data.settings.mixed_alignment import PSEUDO_TOKENS, MixedAlignmentConfig
 from data.shares import Shares, with_floors
 from data.stages import SamplingConfig
 from data.tasks import TASKS

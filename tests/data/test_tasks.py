@@ -4,19 +4,18 @@ import numpy as np
 import pytest
 
 from data.sampling import streams_of
+from data.settings.task import CrossAttentionMaskedConfig, MaskedConfig, TaskConfig
+from data.settings.tasks import LOSSES, TasksConfig
 from data.shares import Shares
-from data.task import Draw, TaskConfig
-from data.tasks import (
-    CrossAttentionMaskedConfig,
-    MaskedConfig,
-    TasksConfig,
-    make_camlm,
-    make_mmlm,
-    make_tlm,
-    make_translation_alignment,
-)
+from data.task import Draw
+from data.tasks import TASKS, make_camlm, make_mmlm, make_tlm, make_translation_alignment
 from data.texts import TextSegment
 from tests.data.drawn import corpus_of, draw, each, made_of, pair, segments_of
+
+
+def test_settings_and_table_hold_the_same_tasks_in_the_same_order():
+    assert list(TASKS) == list(LOSSES)
+    assert TasksConfig.model_fields.keys() - {"in_batch_margin"} == LOSSES.keys()
 
 
 def test_mmlm_predicts_what_it_hides(world):

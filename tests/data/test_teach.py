@@ -15,8 +15,8 @@ from data import teach as command
 from data.lessons import MANIFEST, PARTIAL, Options, teach
 from data.preparation import prepare
 from data.recipe import UserError
+from data.settings.tasks import TasksConfig
 from data.store import TokenStore
-from data.tasks import TasksConfig
 from data.teacher import Teacher
 from data.teaching import Taught, Teaching
 from tests.small_teacher import WIDTH, SmallTeacher, write_teacher

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from data.recipe import UserError, parse_recipe, read_recipe
+from data.settings.task import TripletConfig
 from data.tally import Tally
 from data.task import Draw, Draws, Records
 from data.texts import Texts, TextSegment
-from data.triplet_alignment import TripletConfig, make_triplet_alignment
+from data.triplet_alignment import make_triplet_alignment
 from tests.data.drawn import segments_of
 from tests.small_teacher import write_margin_recipe
 from training.build import DataParts, maker_from, open_data, planner_of

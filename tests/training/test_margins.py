@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.adaptive_margin import AdaptiveMarginConfig, MarginConfig
 from data.recipe import UserError, parse_recipe, read_recipe
-from data.tasks import TasksConfig
+from data.settings.margin import AdaptiveMarginConfig, MarginConfig
+from data.settings.tasks import TasksConfig
 from tests.small_teacher import write_margin_recipe
 from tests.training.reference import MARGINS, Reference, steps_of, train_plainly
 from tests.training.runs import WITHOUT_EVALUATION, column, final_weights, relative, train

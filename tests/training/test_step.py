@@ -17,8 +17,8 @@ from torch import Tensor
 from data.batch import PackedBatch
 from data.recipe import parse_recipe, read_recipe
 from data.sampling import Stream
+from data.settings.tasks import TasksConfig
 from data.tally import Tally
-from data.tasks import TasksConfig
 from tests.ranks import run_on_ranks
 from tests.training.reference import Reference, steps_of, train_plainly
 from tests.training.runs import (
