@@ -28,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.rounds < 1:
         parser.error("--rounds must be 1 at least")
-    from benchmarks.growth.fit import Host, machine_of
-    from benchmarks.growth.measure import measure_all, slowdown
-    from benchmarks.growth.points import BASE, CALIBRATION, all_points
+    from benchmarks.growth.fit import rates_of
+    from benchmarks.growth.measure import measure_all
+    from benchmarks.growth.points import CALIBRATION, all_points
     from benchmarks.growth.report import Growth, write
     from benchmarks.turns.machine import cores, machine
     from benchmarks.turns.progress import Progress
@@ -38,8 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     points = all_points()
     progress = Progress(len(points))
     measured = measure_all(points, given.rounds, progress.step)
-    host = Host(cores(), slowdown(BASE, given.rounds, cores()))
-    rates = machine_of([each for each in measured if each.point in CALIBRATION], host)
+    rates, host = rates_of([each for each in measured if each.point in CALIBRATION], cores())
     growth = Growth(measured, rates, host, machine("cpu", 1), list(clusters()))
     print(write(growth, given.out, f"python -m benchmarks.growth --rounds {given.rounds}"))
     print(f"{given.out}.md, .json and .svg are written")

@@ -34,22 +34,42 @@ def line_through(sizes: Sequence[float], values: Sequence[float]) -> Line:
     return Line(float(intercept), float(slope), float(1 - rest.var() / y.var()))
 
 
-def machine_of(measured: Sequence[Measured], host: Host) -> Machine:
+def rates_of(measured: Sequence[Measured], cores: int) -> tuple[Machine, Host]:
     """The rates with which ``parts`` add up to the seconds of ``measured``, in the sense of least relative squares.
 
-    No rate is negative. What no point has anything of, or what takes no time beside the rest, gets an infinite rate.
-    Ranks are slower together, see ``crowding``.
+    First of steps of one rank what is computed; then of steps of several how much slower they compute it together, see
+    ``crowding``, and what they wait for messages. No rate is negative. What no point has anything of, or what takes no
+    time beside the rest, gets an infinite rate.
     """
+    alone = [each for each in measured if each.point.ranks == 1]
+    costs = _factors([_computed(each.work) for each in alone], [each.seconds for each in alone])
+    layers, head, attention, memory, call = costs
+    machine = Machine(_rate(layers), _rate(head), _rate(attention), _rate(memory), call)
+    several = [each for each in measured if each.point.ranks > 1]
+    computed = [foretold(each, machine, Host(cores)) for each in several]
+    slower, message = _factors(
+        [
+            [seconds * _busy(each, cores), each.work.sent]
+            for seconds, each in zip(computed, several, strict=True)
+        ],
+        [each.seconds - seconds for seconds, each in zip(computed, several, strict=True)],
+        [each.seconds for each in several],
+    )
+    return machine._replace(network=_rate(message)), Host(cores, 1 + slower)
+
+
+def _factors(
+    rows: Sequence[Sequence[float]], sums: Sequence[float], sizes: Sequence[float] = ()
+) -> list[float]:
+    """Factors of the columns, none negative, with which ``rows`` add up to ``sums``, each in parts of its size."""
     from scipy.optimize import nnls
 
-    rows = [
-        [crowding(each, host) * amount for amount in _computed(each.work)] + [each.work.sent]
-        for each in measured
-    ]
-    times = np.array([each.seconds for each in measured])
-    costs, _ = nnls(np.array(rows) / times[:, None], np.ones(len(measured)))
-    layers, head, attention, memory, call, message = (float(cost) for cost in costs)
-    return Machine(_rate(layers), _rate(head), _rate(attention), _rate(memory), call, _rate(message))
+    table, wanted = np.array(rows, float), np.array(sums)
+    size = np.array(sizes or sums)
+    table, wanted = table / size[:, None], wanted / size
+    scale = table.max(0)  # columns differ by powers of ten
+    scale[scale == 0] = 1
+    return [float(factor) for factor in nnls(table / scale, wanted)[0] / scale]
 
 
 def foretold(each: Measured, machine: Machine, host: Host) -> float:
@@ -66,9 +86,13 @@ def crowding(each: Measured, host: Host) -> float:
 
     Cores share caches, memory and, where two are threads of one, their units; beyond the cores ranks take turns.
     """
-    ranks = each.point.ranks
-    busy = min(1.0, (ranks - 1) / max(1, host.cores - 1))
-    return (1 + (host.together - 1) * busy) * max(1.0, ranks / host.cores)
+    busy = _busy(each, host.cores)
+    return (1 + (host.together - 1) * busy) * max(1.0, each.point.ranks / host.cores)
+
+
+def _busy(each: Measured, cores: int) -> float:
+    """The part of the other cores that other ranks keep at work."""
+    return min(1.0, (each.point.ranks - 1) / max(1, cores - 1))
 
 
 def _computed(work: Work) -> list[float]:

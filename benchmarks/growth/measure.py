@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -56,29 +55,6 @@ def measure_all(points: Sequence[Point], rounds: int, step: Callable[[str], None
             for process in processes:
                 process.close()
     return found
-
-
-def slowdown(point: Point, rounds: int, cores: int) -> float:
-    """How many times as long a step of one rank takes while each of the other ``cores`` runs one by itself.
-
-    Alone and together take turns, since a machine that is shared is not equally fast for long: the median ratio.
-    """
-    processes = [process for _ in range(cores) for process in _started(1)]
-    try:
-        _asked(processes, point, 1)
-        ratios = []
-        for _ in range(rounds):
-            alone, together = (
-                statistics.median(
-                    seconds for answer in _asked(some, point, 3) for seconds in answer["seconds"]
-                )
-                for some in (processes[:1], processes)
-            )
-            ratios.append(together / alone)
-    finally:
-        for process in processes:
-            process.close()
-    return max(1.0, statistics.median(ratios))
 
 
 def _asked(processes: Sequence[Process], point: Point, rounds: int) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ SERIES: Final[dict[str, list[Point]]] = {
     "layers": [_grown(layers=layers) for layers in (2, 4, 8, 12)],
     "ranks": [Point(BASE.problem._replace(tokens=4096), ranks) for ranks in (1, 2, 4)],
 }
-# The corners; and for messages one step of two ranks.
+# The corners; and for messages, and for how ranks compute beside each other, two steps of two ranks.
 CALIBRATION: Final = (
     _grown(tokens=1024),
     _grown(tokens=8192),
@@ -53,6 +53,7 @@ CALIBRATION: Final = (
     _grown(vocabulary=65_536),
     Point(BASE.problem._replace(texts=_LONG._replace(cut=512))),
     Point(BASE.problem, ranks=2),
+    Point(BASE.problem._replace(tokens=8192), ranks=2),
 )
 
 

@@ -126,9 +126,9 @@ def _model(growth: Growth) -> Iterator[str]:
         ]
     )
     yield (
-        f"\nA core is slower while the others work, for caches and memory are shared: a step of one rank takes"
-        f" {growth.host.together:.2f} times as long when each of the {growth.host.cores} cores runs one by itself. That"
-        " was measured, and what ranks compute takes them so much longer in the model."
+        "\nA core is slower while the others work, for caches and memory are shared, or two are threads of one core:"
+        f" what ranks compute takes {growth.host.together:.2f} times as long when each of the {growth.host.cores} cores"
+        " has one. That and the rate of messages are taken from two steps of two ranks, which the tables do not show."
     )
     errors = sorted(abs(growth.error(each)) for each in growth.foretold())
     missed = sum(error > GOAL for error in errors)

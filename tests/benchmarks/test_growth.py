@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.growth.fit import Host, crowding, foretold, line_through, machine_of
+from benchmarks.growth.fit import Host, crowding, foretold, line_through, rates_of
 from benchmarks.growth.measure import Measured
 from benchmarks.growth.points import BASE, CALIBRATION, SERIES, Point, all_points, size_of
 from benchmarks.growth.report import Growth, write
@@ -50,10 +50,11 @@ def test_a_line_is_found_and_how_much_it_explains() -> None:
 
 
 def test_the_rates_are_those_that_the_seconds_were_made_of() -> None:
-    found = machine_of([timed(point, TRUE) for point in CALIBRATION], host=HOST)
+    found, host = rates_of([timed(point, TRUE) for point in CALIBRATION], 2)
     for point in all_points():
         each = timed(point, TRUE)
-        assert foretold(each, found, HOST) == pytest.approx(each.seconds, rel=1e-6)
+        assert foretold(each, found, host) == pytest.approx(each.seconds, rel=1e-6)
+    assert host.cores == 2 and host.together == pytest.approx(1.25, rel=1e-3)
     assert found.layers == pytest.approx(TRUE.layers, rel=1e-3)
     assert found.network == pytest.approx(TRUE.network, rel=1e-3)
 
@@ -62,9 +63,10 @@ def test_what_takes_no_time_gets_no_rate_and_none_is_negative() -> None:
     free = TRUE._replace(attention=float("inf"))
     noise = np.random.default_rng(0)
     points = [timed(point, free) for point in CALIBRATION]
-    found = machine_of(
-        [each._replace(seconds=each.seconds * noise.uniform(0.9, 1.1)) for each in points], host=HOST
+    found, host = rates_of(
+        [each._replace(seconds=each.seconds * noise.uniform(0.9, 1.1)) for each in points], 2
     )
+    assert host.together >= 1
     assert min(found.layers, found.head, found.attention, found.memory, found.network) > 0 and found.call >= 0
 
 
@@ -82,7 +84,7 @@ def test_ranks_beyond_the_cores_share_them_but_not_what_they_wait_for() -> None:
 
 def test_the_page_has_every_point_the_model_s_errors_and_a_plot(tmp_path: Path) -> None:
     points = [timed(point, TRUE) for point in all_points()]
-    rates = machine_of([each for each in points if each.point in CALIBRATION], HOST)
+    rates, _ = rates_of([each for each in points if each.point in CALIBRATION], 2)
     wrong = next(each for each in points if each.point not in CALIBRATION)
     points[points.index(wrong)] = wrong._replace(seconds=wrong.seconds / 1.5)
     text = write(Growth(points, rates, HOST, "a machine", ["a cluster"]), tmp_path / "growth", "the command")
