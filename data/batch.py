@@ -26,8 +26,8 @@ class PackedBatch:
 
     A document is ``[context | readers]``: context tokens attend to the context, readers attend to the context
     and to the readers. Documents that are compared with each other stand first, so that the alignment pool's
-    first pass can run on the slice ``[0, sentence_tokens)`` alone. The unused tail of the stream is one
-    document of padding.
+    first pass can run on the slice ``[0, sentence_tokens)`` alone; nothing is predicted in them. The
+    unused tail of the stream is one document of padding.
 
     Pseudo tokens are those that the model itself writes before the batch is read: ``generation`` holds documents
     [text | placeholders], and what is generated at its predicted positions belongs, in order, into ``slots``.

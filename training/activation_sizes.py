@@ -70,6 +70,10 @@ class Cutting(NamedTuple):
         """Whether each tensor rank has its own rows between the layers."""
         return self.sequence and self.tensor > 1
 
+    def kept(self, rows: int, read: int) -> int:
+        """Of ``rows`` those that go on behind the last layer's attention: what is ``read``, unless they are spread."""
+        return rows if self.spreads_rows else read
+
 
 def activations(config: EncoderConfig, contents: Contents, cutting: Cutting, width: int) -> dict[str, int]:
     """Bytes of each part, with numbers of ``width`` bytes."""
@@ -83,7 +87,7 @@ def activations(config: EncoderConfig, contents: Contents, cutting: Cutting, wid
         parts["layers' inputs"] = config.layers * own * config.width * width
         parts["a layer, again"] = sum(layer.values())
     else:
-        last = layer if cutting.spreads_rows else _layer(config, contents, cutting, width, contents.read)
+        last = _layer(config, contents, cutting, width, cutting.kept(contents.rows, contents.read))
         parts |= {name: (config.layers - 1) * size + last[name] for name, size in layer.items()}
     return parts | _heads(config, contents, cutting, width)
 

@@ -142,11 +142,11 @@ def work_of(
     width, inner, rows, layers = config.width, config.feed_forward, contents.rows, config.layers
     before = contents.generated * passes.generation + contents.sentence_tokens * passes.pool
     forwards = 3 + cutting.checkpointing + before / max(rows, 1)  # of the layers, gradients counted too
-    kept = rows if cutting.spreads_rows else contents.read  # in the last layer
+    kept = cutting.kept(rows, contents.read)
     written = contents.written * passes.generation
     products = (3 + cutting.checkpointing) * _of_layers(config, rows, kept)
     generated = contents.generated * passes.generation
-    products += _of_layers(config, generated, generated if cutting.spreads_rows else written)
+    products += _of_layers(config, generated, cutting.kept(generated, written))
     pooled = contents.sentence_tokens * passes.pool
     products += _of_layers(config, pooled, pooled)
     # torch's kernel on a GPU keeps no weights and multiplies once more in its backward.

@@ -84,8 +84,7 @@ def of_tensor(
         return {}
     stream = _ring(contents.rows * config.width * width, ranks)  # one gather, or half of an all-reduce
     # Of the last layer only the rows that are read are summed; before its attention all of them, in the backward.
-    read = contents.rows if cutting.spreads_rows else contents.read
-    last = stream * read // max(contents.rows, 1)
+    last = stream * cutting.kept(contents.rows, contents.read) // max(contents.rows, 1)
     sums = 2 * (config.layers - 1)  # of a forward: after attention and after feed-forward
     forward = 2 * (sums * stream + 2 * last)
     backward = 2 * (sums * stream + stream + last)
@@ -99,7 +98,7 @@ def of_tensor(
     # Beforehand, without gradient; of what is written the last layer goes on with the placeholders alone.
     of_row = stream / max(contents.rows, 1)
     generated, pooled = contents.generated * passes.generation, contents.sentence_tokens * passes.pool
-    written = generated if cutting.spreads_rows else contents.written * passes.generation
+    written = cutting.kept(generated, contents.written * passes.generation)
     embedded_before = int(of_row * (generated + pooled))
     forward_before = int(2 * of_row * (sums * (generated + pooled) + 2 * (written + pooled)))
     of_loss = _ring(3 * contents.predicted * 4 * ranks, ranks) + 2 * _ring(
