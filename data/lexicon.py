@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -39,40 +39,41 @@ class Entry(NamedTuple):
 class _Table:
     """Phrase in a language -> its translations in all the others, directly or through English."""
 
-    def __init__(self) -> None:
-        self._from_pivot: dict[str, dict[Translation, str]] = {}  # with what a translation looks like
-        self._to_pivot: dict[tuple[str, str], dict[str, None]] = {}
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        """Sort ``entries`` by both their sides. A start of a run waits for it, so the loop does little for each."""
+        self._of_english: dict[str, list[Entry]] = {}
+        self._of_others: dict[str, dict[str, list[Entry]]] = {}  # by language
         self._beginnings: dict[str, dict[str, bool]] = {}  # and whether an entry goes on there
         self._following: dict[str, dict[str, set[str]]] = {}
         self._looked_up = lru_cache(maxsize=1 << 18)(self._look_up)  # texts repeat their words
+        seen: dict[str, list[Entry]] = {}  # English as it is written
+        for entry in entries:
+            language, english, translation, _ = entry
+            same = seen.get(english)
+            if same is None:
+                seen[english] = same = self._begun(self._of_english, PIVOT, _normal(english))
+            same.append(entry)
+            own = self._of_others.setdefault(language, {})
+            self._begun(own, language, _normal(translation)).append(entry)
 
-    def add(self, entry: Entry) -> None:
-        language, english, translation, _ = entry
-        normal, other = _normal(english), _normal(translation)
-        translations = self._from_pivot.get(normal)
-        if translations is None:
-            translations = self._from_pivot[normal] = {}
-            self._begin(PIVOT, normal)
-        translations[(language, translation)] = other
-        back = self._to_pivot.get((language, other))
-        if back is None:
-            back = self._to_pivot[(language, other)] = {}
-            self._begin(language, other)
-        back[english] = None
-
-    def _begin(self, language: str, phrase: str) -> None:
-        """Take in what an entry begins with."""
+    def _begun(self, known: dict[str, list[Entry]], language: str, phrase: str) -> list[Entry]:
+        """The entries of ``phrase`` in ``known``, those of ``language``; new ones begin with its words, or letters."""
+        entries = known.get(phrase)
+        if entries is not None:
+            return entries
+        entries = known[phrase] = []
         beginnings = self._beginnings.setdefault(language, {})
         if written_without_spaces(language):
             beginnings.update(dict.fromkeys(accumulate(phrase[:-1]), True))
         elif " " in phrase:
-            words = phrase.split(" ")
-            before = list(accumulate(words[:-1], "{} {}".format))
-            beginnings.update(dict.fromkeys(before, True))
             following = self._following.setdefault(language, {})
-            for beginning, word in zip(before, words[1:], strict=True):
-                following.setdefault(beginning, set()).add(word)
+            first, *words = phrase.split(" ")
+            for word in words:
+                beginnings[first] = True
+                following.setdefault(first, set()).add(word)
+                first = f"{first} {word}"
         beginnings.setdefault(phrase, False)
+        return entries
 
     def beginnings(self, language: str) -> Mapping[str, bool]:
         """What entries begin with, and themselves, and whether an entry goes on there.
@@ -87,21 +88,26 @@ class _Table:
 
     def translations(self, language: str, normal: str) -> Translations:
         """In languages other than ``language``, without those that look the same."""
-        known = normal in self._from_pivot if language == PIVOT else (language, normal) in self._to_pivot
-        return self._looked_up(language, normal) if known else _NONE
+        known = self._of_english if language == PIVOT else self._of_others.get(language, {})
+        return self._looked_up(language, normal) if normal in known else _NONE
 
     def _look_up(self, language: str, normal: str) -> Translations:
+        found: dict[Translation, str] = {}  # with what a translation looks like
         if language == PIVOT:
-            found = self._from_pivot[normal]
+            self._find(normal, found)
         else:
-            found = {}
-            for english in self._to_pivot[(language, normal)]:
-                found[(PIVOT, english)] = looks = _normal(english)
-                found.update(self._from_pivot.get(looks, {}))
+            for entry in self._of_others[language][normal]:
+                found[(PIVOT, entry.english)] = looks = _normal(entry.english)
+                self._find(looks, found)
         own = primary(language)
         return Translations(
             item for item, looks in found.items() if primary(item[0]) != own and looks != normal
         )
+
+    def _find(self, english: str, found: dict[Translation, str]) -> None:
+        """Take the translations of ``english`` into ``found``."""
+        for language, _, translation, _ in self._of_english.get(english, ()):
+            found[(language, translation)] = _normal(translation)
 
 
 class Lexicon:
@@ -114,16 +120,16 @@ class Lexicon:
 
     def __init__(self, entries: Sequence[Sequence[str]]) -> None:
         """Take ``(language, English, translation)``, or with a fourth column that may say ``phrase``."""
-        self._words, self._entries_of_phrases = _Table(), list[Entry]()
-        for fields in entries:
-            entry = fields if isinstance(fields, Entry) else Entry(*fields)
-            if entry.kind != PHRASE:
-                self._words.add(entry)
-            if entry.kind == PHRASE or 2 <= len(entry.english.split()) <= LONGEST_PHRASE:
-                self._entries_of_phrases.append(entry)
+        given = [fields if isinstance(fields, Entry) else Entry(*fields) for fields in entries]
+        self._words = _Table(entry for entry in given if entry.kind != PHRASE)
+        self._entries_of_phrases = [
+            entry
+            for entry in given
+            if entry.kind == PHRASE or 2 <= len(entry.english.split()) <= LONGEST_PHRASE
+        ]
         self.has_phrases = bool(self._entries_of_phrases)
         self._search_words = Search(self._words, _LONGEST_ENTRY)
-        self.languages = frozenset({fields[0] for fields in entries} | {PIVOT})
+        self.languages = frozenset({entry.language for entry in given} | {PIVOT})
         self._names: dict[str, str | None] = {}
 
     @classmethod
@@ -159,10 +165,8 @@ class Lexicon:
     @cached_property
     def _search_phrases(self) -> Search:
         """Made when somebody looks for a phrase: most recipes replace words alone."""
-        phrases = _Table()
         with _no_collection():
-            for entry in self._entries_of_phrases:
-                phrases.add(entry)
+            phrases = _Table(self._entries_of_phrases)
         return Search(phrases, LONGEST_PHRASE)
 
     def _name(self, language: str) -> str | None:
@@ -173,11 +177,15 @@ class Lexicon:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Without the search for garbage, which goes through the growing tables again and again and finds none."""
+    """Without the search for garbage, which goes through the growing tables again and again and finds none.
+
+    Later searches leave them out too: tables live as long as the process, and half a second is spent on a large one.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
+        gc.freeze()
     finally:
         if was_on:
             gc.enable()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +20,13 @@ from data.masking import FIRST_ORDINARY_ID
 # more, Latin names in Russian interface texts have less.
 _OWN = 0.3
 _LETTER = regex.compile(r"\p{L}")
-# Scripts of Unicode that living languages are written in (UAX #24), by their property names.
+# Scripts of Unicode that living languages are written in (UAX #24), by their property names; those of many letters
+# first, for they are tried in this order.
 _SCRIPTS = tuple(
-    "Latin Cyrillic Greek Arabic Hebrew Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada Malayalam"
-    " Sinhala Thai Lao Tibetan Myanmar Georgian Armenian Ethiopic Khmer Mongolian Hangul Hiragana Katakana Han"
-    " Syriac Thaana Nko Tifinagh Cherokee Canadian_Aboriginal Javanese Balinese Ol_Chiki Meetei_Mayek Adlam Bopomofo"
-    " Vai Yi Lisu Sundanese Cham Tai_Le New_Tai_Lue Osage Chakma".split()
+    "Latin Han Hangul Cyrillic Greek Arabic Hebrew Devanagari Bengali Gurmukhi Gujarati Oriya Tamil Telugu Kannada"
+    " Malayalam Sinhala Thai Lao Tibetan Myanmar Georgian Armenian Ethiopic Khmer Mongolian Hiragana Katakana Syriac"
+    " Thaana Nko Tifinagh Cherokee Canadian_Aboriginal Javanese Balinese Ol_Chiki Meetei_Mayek Adlam Bopomofo Vai Yi"
+    " Lisu Sundanese Cham Tai_Le New_Tai_Lue Osage Chakma".split()
 )
 _BY_NAME = [(name, regex.compile(rf"\p{{Script={name}}}")) for name in _SCRIPTS]
 
@@ -54,10 +56,12 @@ def script_of(text: str) -> str | None:
     letters = _LETTER.findall(text)
     if not letters:
         return None
-    if all("a" <= letter.lower() <= "z" for letter in letters):
-        return "Latin"
-    found = Counter(
-        next((name for name, letters_of in _BY_NAME if letters_of.match(letter)), "other")
-        for letter in letters
-    )
-    return found.most_common(1)[0][0]
+    found = list(map(_script_of_letter, letters))
+    if found.count(found[0]) == len(found):  # nearly always, and much sooner than counting all
+        return found[0]
+    return Counter(found).most_common(1)[0][0]
+
+
+@lru_cache(maxsize=1 << 16)
+def _script_of_letter(letter: str) -> str:
+    return next((name for name, letters in _BY_NAME if letters.match(letter)), "other")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from kernels.implementation import taken_by_auto
 from training.config import Recipe
 from training.engine import Engine, World
 from training.metrics import Telemetry
@@ -66,12 +67,15 @@ class Narration:
         self._telemetry.event("resume", step=step, path=path, passed_over=faults)
 
     def started(self, step: int, start: StartUp) -> None:
-        """``step``, the first of this start, is done: where the time went until then."""
+        """``step``, the first of this start, is done: where the time went until then, and what "auto" took in it."""
         seconds = {part: round(took, 2) for part, took in start.seconds.items()}
         busy = {part: round(worked, 2) for part, worked in start.busy.items()}
         self._telemetry.event("start_up", step=step, seconds=seconds, busy=busy, total=round(start.total, 2))
         parts = ", ".join(f"{part} {took:.1f}" for part, took in seconds.items() if took >= 0.05)
         self._telemetry.say(f"{start.total:.1f} s from the launch to the end of step {step}: {parts}")
+        if taken := taken_by_auto():
+            what = ", ".join(f"{operation} {implementation}" for operation, implementation in taken.items())
+            self._telemetry.say(f"implementations that auto took: {what}")
 
     def not_saved(self, step: int, faults: list[str]) -> None:
         """The disk did not take the checkpoint of ``step``; it may not take the event either."""

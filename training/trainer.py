@@ -25,6 +25,7 @@ from data.preparation import prepare
 from data.recipe import RawRecipe, UserError
 from data.stream import BatchStream
 from data.tally import Tally
+from kernels.implementation import ImplementationUnavailable
 from model.generation import Decoding
 from model.parallel.split import whole_shape
 from model.pretraining import PretrainingOutput
@@ -35,9 +36,9 @@ from training.build import build_model, maker_from, maker_of, open_data, planner
 from training.checkpoint import Found
 from training.config import Recipe
 from training.decisions import Decisions
-from training.dry_batch import dry_batch
 from training.engine import Engine, World, join_world, sharder
 from training.evaluation import Evaluator
+from training.first_step import check_numbers, check_texts, dry_batch
 from training.margins import Margins
 from training.metrics import Telemetry, read_evaluations, read_events
 from training.narration import Narration
@@ -133,9 +134,9 @@ class Trainer:
     def fit(self) -> None:
         """Train to the recipe's last step, or until somebody asks to stop; the newest state is always saved."""
         self.requests.listen()
-        self._dry_batch()
-        self.start_up.ends("dry batch")
-        if self.done == 0 and self.recipe.evaluation.before:
+        if self._evaluates_before():
+            self._dry_batch()
+            self.start_up.ends("dry batch")
             self._evaluate()
         elif self.done >= self.recipe.steps or (self.done > 0 and self.decisions.waits_for(self.done)):
             self._make_up_evaluation()
@@ -154,12 +155,16 @@ class Trainer:
                 break
             waited = time.perf_counter() - started
             tally, (stop, save) = sum_tallies(microbatches, self.requests.seen(), self.world.tensor)
+            if step == 1:
+                check_texts(self.planner, tally, self.recipe.batch)
             # Dropout, another one on each data rank: a function of the step, so nothing of it has to be saved.
             torch.manual_seed(key(self.recipe.seed, step, self.world.rank, "dropout"))
             text = self._text(microbatches, tally)
             losses = self._losses(text)
             rate = learning_rate(step, self.recipe.steps, self.recipe.optimizer)
             outcome = self.engine.step(rate)
+            if step == 1:
+                check_numbers(losses, outcome.gradient_norm)
             mix = self.planner.mix(step)
             self.planner.feedback(step, tally[:, Tally.TOKENS])
             self.done = step
@@ -290,19 +295,25 @@ class Trainer:
         """Forward and backward of this rank's part of a step; the gradient is left with the engine."""
         weights = weights_of(text.tally, self.data.streams, self.recipe.tasks, self.world.device)
         self.engine.train()
-        return run_microbatches(
-            self.engine, text.batches, weights,
-            aligned=self.recipe.tasks.aligns,
-            comparison=Comparison(self.recipe.alignment.additive_margin, self.recipe.alignment.matryoshka),
-            margins=self._margins_of(text.tally),
-            kernels=self.recipe.kernels,
-        )  # fmt: skip
+        try:
+            return run_microbatches(
+                self.engine, text.batches, weights,
+                aligned=self.recipe.tasks.aligns,
+                comparison=Comparison(self.recipe.alignment.additive_margin, self.recipe.alignment.matryoshka),
+                margins=self._margins_of(text.tally),
+                kernels=self.recipe.kernels,
+            )  # fmt: skip
+        except ImplementationUnavailable as error:
+            raise UserError(f"kernels: {error}") from None
+
+    def _evaluates_before(self) -> bool:
+        evaluation = self.recipe.evaluation
+        return self.done == 0 and evaluation.before and bool(evaluation.retrieval or evaluation.masked)
 
     def _dry_batch(self) -> None:
+        """The first step ahead of the evaluation, which may take long, so that what is wrong is said before it."""
         planner, maker = planner_of(self.recipe, self.data), self._maker()
-        taken = dry_batch(planner, maker, self.recipe.batch, self.engine, self.world, self._dry_losses)
-        if taken:
-            self.telemetry.say(f"implementations that auto took: {taken}")
+        dry_batch(planner, maker, self.recipe.batch, self.engine, self.world, self._dry_losses)
 
     def _dry_losses(self, microbatches: list[Microbatch], tally: np.ndarray) -> StepLosses:
         return self._losses(self._text(microbatches, tally))

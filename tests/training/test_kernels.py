@@ -11,7 +11,7 @@ from kernels import implementation
 from kernels.vocabulary import streaming, tiles
 from tests.training.golden import read_golden
 from tests.training.runs import WITHOUT_EVALUATION, numbers, train
-from training import dry_batch
+from training import narration
 from training.metrics import read_metrics
 
 pytestmark = pytest.mark.ranks
@@ -21,14 +21,14 @@ REFERENCE = f"kernels={{{', '.join(f'{loss}: reference' for loss in LOSSES)}}}"
 
 def test_dense_losses_give_the_golden_curve(small_recipe: Path, tmp_path: Path) -> None:
     def nothing_is_left_to_auto() -> None:
-        taken = dry_batch.taken_by_auto
+        taken = narration.taken_by_auto
         implementation._taken_by_auto.clear()  # what earlier tests of this process left
 
         def watched() -> dict[str, str]:
             assert not taken(), taken()
             return taken()
 
-        dry_batch.taken_by_auto = watched
+        narration.taken_by_auto = watched
 
     train(small_recipe, tmp_path, WITHOUT_EVALUATION, REFERENCE, probe=nothing_is_left_to_auto)
     for step, golden in zip(numbers(tmp_path / "small"), read_golden(), strict=True):

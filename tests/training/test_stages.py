@@ -1,4 +1,4 @@
-"""Every ZeRO stage trains alike in bf16, and the dry batch before the first step leaves no trace at any of them."""
+"""Every ZeRO stage trains alike in bf16, and the dry batch before an evaluation leaves no trace at any of them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,18 @@ CASES = [
 ]
 
 
-def without_dry_batch() -> None:
-    trainer.Trainer._dry_batch = lambda self: None  # type: ignore[method-assign]
+def with_dry_batch() -> None:
+    trainer.Trainer._evaluates_before = lambda self: True  # type: ignore[method-assign]
+    dry_step = trainer.Engine.dry_step
+    done: list[float] = []
+    trainer.Engine.dry_step = lambda self: done.append(dry_step(self)) or done[-1]  # type: ignore
+    evaluate = trainer.Trainer._evaluate
+
+    def watched(self: trainer.Trainer) -> None:
+        assert len(done) == 1
+        evaluate(self)
+
+    trainer.Trainer._evaluate = watched  # type: ignore[method-assign]
 
 
 class Runs:
@@ -58,7 +68,7 @@ def runs(small_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @pytest.mark.parametrize(("stage", "precision"), CASES)
 def test_the_dry_batch_leaves_no_trace(runs: Runs, stage: int, precision: str) -> None:
-    mine, truth = runs(stage, precision), runs(stage, precision, without_dry_batch)
+    mine, truth = runs(stage, precision, with_dry_batch), runs(stage, precision)
     assert numbers(mine) == numbers(truth)
     weights, theirs = final_weights(mine), final_weights(truth)
     assert weights.keys() == theirs.keys() and all(
@@ -80,10 +90,13 @@ def test_stage_0_in_bf16_steps_as_stage_1_does_and_leaves_as_its_masters(runs: R
     assert done.status == 0, done
 
 
-def test_a_gradient_that_is_not_finite_is_found_before_the_first_step(
-    small_recipe: Path, tmp_path: Path
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_gradient_that_is_not_finite_is_found_in_the_first_step(
+    small_recipe: Path, tmp_path: Path, ahead: bool
 ) -> None:
     def probe() -> None:
+        if ahead:
+            trainer.Trainer._evaluates_before = lambda self: True  # type: ignore[method-assign]
         original = trainer.build_model
 
         def build(*arguments: object) -> object:
@@ -97,4 +110,4 @@ def test_a_gradient_that_is_not_finite_is_found_before_the_first_step(
     for stage in (0, 3):
         with pytest.raises(AssertionError, match="gradient of the first step: not finite"):
             train(small_recipe, tmp_path, *RUN, stage=stage, probe=probe)
-        assert not read_metrics(tmp_path / "small")
+        assert not read_metrics(tmp_path / "small") and not list((tmp_path / "small/checkpoints").glob("*"))
