@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.growth", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--rounds", type=int, default=9, help="of each point (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="visits to every point (default: %(default)s)")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help=f"files to write, without ending ({RESULTS})"
     )
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.turns.progress import Progress
 
     points = all_points()
-    progress = Progress(len(points))
+    progress = Progress(len(points) * given.rounds)
     measured = measure_all(points, given.rounds, progress.step)
     rates, host = rates_of([each for each in measured if each.point in CALIBRATION], cores())
     growth = Growth(measured, rates, host, machine("cpu", 1), list(clusters()))

@@ -1,10 +1,9 @@
-"""Measures points: the ranks of one number of ranks are started once and run all points of that number."""
+"""Measures points, all of them in every round: the ranks of one number of ranks are started once and run theirs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,14 +17,17 @@ from training.cost import Work
 from training.plan import parts_of, sizes_of, step_work
 from training.sharding import read_sharding, resolve_sharding
 
+Answer = dict[str, Any]  # of a rank
+
 _SHARDING = Path("ds_configs/cpu.json")
+_STEPS = 3  # of a visit, after two that are not timed
 
 
 class Measured(NamedTuple):
     """A point, and what was found."""
 
     point: Point
-    seconds: float  # of a step, the slowest rank's; of the fastest round: what others take only adds
+    seconds: float  # of a step, the slowest rank's; of the fastest step: what others take only adds
     processor_seconds: float  # of all ranks together; least
     grown_bytes: int  # of all ranks: by how much they grew, weights and optimizer among it
     contents: Contents  # of a rank, the mean
@@ -34,34 +36,36 @@ class Measured(NamedTuple):
 
 
 def measure_all(points: Sequence[Point], rounds: int, step: Callable[[str], None]) -> list[Measured]:
-    """In the order of ``points``, which is by ranks; ``step`` is told after each."""
-    found: list[Measured] = []
+    """In the order of ``points``; ``step`` is told after each visit.
+
+    Every round visits all points: a machine that others have a part in has fast minutes and slow ones, and so each
+    point has its part of both.
+    """
     for texts in dict.fromkeys(point.problem.texts for point in points):
         prepare_texts(texts)
-    for ranks, of_ranks in groupby(points, key=lambda point: point.ranks):
-        processes = _started(ranks)
-        try:
-            # The first twice, and once for nothing: what is imported at the first step is.
-            first = next(of_ranks)
-            for number, point in enumerate((first, first, *of_ranks)):
-                answers = _asked(processes, point, rounds)
-                if number == 0:
-                    continue
-                found.append(_of_answers(point, answers))
-                step(
-                    f"{ranks} rank(s), {found[-1].contents.tokens * ranks:,} tokens: {found[-1].seconds:.2f} s"
-                )
-        finally:
+    ranks: dict[int, list[Process]] = {}
+    visits: dict[Point, list[list[Answer]]] = {point: [] for point in points}
+    try:
+        for _ in range(rounds):
+            for point in points:
+                if point.ranks not in ranks:
+                    ranks[point.ranks] = _started(point.ranks)
+                    _asked(ranks[point.ranks], point)  # for nothing: what is imported at the first step is
+                visits[point].append(_asked(ranks[point.ranks], point))
+                seconds = _of_visits(point, visits[point]).seconds
+                step(f"{point.ranks} rank(s), {point.problem.tokens:,} tokens: {seconds:.2f} s")
+    finally:
+        for processes in ranks.values():
             for process in processes:
                 process.close()
-    return found
+    return [_of_visits(point, answers) for point, answers in visits.items()]
 
 
-def _asked(processes: Sequence[Process], point: Point, rounds: int) -> list[dict[str, Any]]:
+def _asked(processes: Sequence[Process], point: Point) -> list[Answer]:
     """What all of them found at a point, at the same time."""
     request = {
         "problem": {**point.problem._asdict(), "texts": point.problem.texts._asdict()},
-        "rounds": rounds,
+        "steps": _STEPS,
     }
     for process in processes:
         process.send(request)
@@ -87,9 +91,10 @@ def _started(ranks: int) -> list[Process]:
     ]
 
 
-def _of_answers(point: Point, answers: Sequence[dict[str, Any]]) -> Measured:
+def _of_visits(point: Point, visits: Sequence[list[Answer]]) -> Measured:
+    """What the ranks found at each visit; what is in a step they found at all alike."""
     mean = {
-        name: sum(answer[name] for answer in answers) // len(answers)
+        name: sum(answer[name] for answer in visits[0]) // point.ranks
         for name in ("tokens", "rows", "predicted", "squares", "short_squares", "long_rows")
     }
     contents = Contents(mean["tokens"], mean["rows"], mean["predicted"], 0, 0, 0, squares=mean["squares"])
@@ -97,13 +102,19 @@ def _of_answers(point: Point, answers: Sequence[dict[str, Any]]) -> Measured:
     work, planned = _by_arithmetic(point, contents, kept)
     return Measured(
         point,
-        min(max(of_round) for of_round in zip(*(a["seconds"] for a in answers), strict=True)),
-        min(sum(of_round) for of_round in zip(*(a["processor_seconds"] for a in answers), strict=True)),
-        sum(answer["grown_bytes"] or 0 for answer in answers),
+        min(max(of_step) for of_step in _steps(visits, "seconds")),
+        min(sum(of_step) for of_step in _steps(visits, "processor_seconds")),
+        max(sum(answer["grown_bytes"] or 0 for answer in answers) for answers in visits),
         contents,
         work,
         planned * point.ranks,
     )
+
+
+def _steps(visits: Sequence[list[Answer]], name: str) -> Iterator[tuple[float, ...]]:
+    """Of each step of all visits what it took the ranks."""
+    for answers in visits:
+        yield from zip(*(answer[name] for answer in answers), strict=True)
 
 
 def _by_arithmetic(point: Point, contents: Contents, kept: Contents) -> tuple[Work, int]:

@@ -47,12 +47,12 @@ SERIES: Final[dict[str, list[Point]]] = {
 }
 # The corners; and for messages, and for how ranks compute beside each other, two steps of two ranks.
 CALIBRATION: Final = (
-    _grown(tokens=1024),
+    _grown(tokens=512),
     _grown(tokens=8192),
     _grown(layers=8),
     _grown(vocabulary=65_536),
     Point(BASE.problem._replace(texts=_LONG._replace(cut=512))),
-    Point(BASE.problem, ranks=2),
+    Point(BASE.problem._replace(tokens=512), ranks=2),
     Point(BASE.problem._replace(tokens=8192), ranks=2),
 )
 

@@ -129,6 +129,7 @@ def _model(growth: Growth) -> Iterator[str]:
         "\nA core is slower while the others work, for caches and memory are shared, or two are threads of one core:"
         f" what ranks compute takes {growth.host.together:.2f} times as long when each of the {growth.host.cores} cores"
         " has one. That and the rate of messages are taken from two steps of two ranks, which the tables do not show."
+        " Messages are copies by the cores here, so ranks that are more than cores take turns with them too."
     )
     errors = sorted(abs(growth.error(each)) for each in growth.foretold())
     missed = sum(error > GOAL for error in errors)

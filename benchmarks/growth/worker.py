@@ -24,11 +24,11 @@ def main() -> int:
     from training.environment import prepare
 
     prepare()
-    return answer_requests(lambda request: measured(request["problem"], request["rounds"]))
+    return answer_requests(lambda request: measured(request["problem"], request["steps"]))
 
 
-def measured(problem: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Seconds of each round, what the process grew by, and what this rank's part of the step is."""
+def measured(problem: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Seconds of each step, what the process grew by, and what this rank's part of the step is."""
     from benchmarks.step.run import RunStep
 
     gc.collect()
@@ -39,7 +39,7 @@ def measured(problem: dict[str, Any], rounds: int) -> dict[str, Any]:
     step()  # what is made at the first step is made: the optimizer's state, ZeRO's trace
     step()
     seconds, processor = [], []
-    for _ in range(rounds):
+    for _ in range(steps):
         begin, begin_processor = time.perf_counter(), time.process_time()
         step()
         seconds.append(time.perf_counter() - begin)

@@ -70,16 +70,17 @@ def test_what_takes_no_time_gets_no_rate_and_none_is_negative() -> None:
     assert min(found.layers, found.head, found.attention, found.memory, found.network) > 0 and found.call >= 0
 
 
-def test_ranks_beyond_the_cores_share_them_but_not_what_they_wait_for() -> None:
+def test_ranks_beyond_the_cores_take_turns_with_what_they_compute_and_copy() -> None:
     one, four = measured(Point(BASE.problem, 2)), measured(Point(BASE.problem, 4))
     assert (crowding(one, Host(2)), crowding(four, Host(2))) == (1, 2)
     assert (crowding(one, HOST), crowding(four, HOST)) == (1.25, 2.5)
     alone = measured(BASE)
     assert crowding(alone, HOST) == 1 and crowding(one, Host(5, 2.0)) == 1.25 and crowding(four, Host(1)) == 4
     silent = four._replace(work=four.work._replace(sent=0.0))
-    waiting = four.work.sent / TRUE.network
+    copied = 2 * four.work.sent / TRUE.network
     assert foretold(silent, TRUE, Host(2)) == pytest.approx(2 * TRUE.seconds(silent.work))
-    assert foretold(four, TRUE, Host(2)) == pytest.approx(foretold(silent, TRUE, Host(2)) + waiting)
+    assert foretold(four, TRUE, Host(4)) == pytest.approx(TRUE.seconds(four.work))
+    assert foretold(four, TRUE, Host(2)) == pytest.approx(foretold(silent, TRUE, Host(2)) + copied)
 
 
 def test_the_page_has_every_point_the_model_s_errors_and_a_plot(tmp_path: Path) -> None:
