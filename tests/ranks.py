@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -33,8 +34,10 @@ def run_on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any, time
             )
             for rank in range(ranks)
         ]
+        gc.freeze()  # else the first search for garbage in a rank would copy every page that it shares with the others
         for process in processes:
             process.start()
+        gc.unfreeze()
         try:
             _wait(processes, Path(folder), time.monotonic() + timeout)
         finally:

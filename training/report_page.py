@@ -1,4 +1,4 @@
-"""One page about a run: ``python -m training.report RUN`` writes RUN/report.html from its telemetry.
+"""The page about a run: RUN/report.html, from its telemetry.
 
     metrics.jsonl ─▶ losses, shares against budgets, learning rate, speed
     events.jsonl  ─▶ retrieval and masked accuracy at each evaluation, floors, shares of languages, what was decided
@@ -9,9 +9,7 @@ goes on.
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -257,20 +255,3 @@ def _series(evaluations: Evaluations, key: str) -> Points:
 
 def _column(steps: Steps, key: str) -> Points:
     return [(int(s["step"]), s[key]) for s in steps if math.isfinite(s.get(key, math.nan))]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m training.report RUN``."""
-    parser = argparse.ArgumentParser(prog="python -m training.report", description="One page about a run.")
-    parser.add_argument("run", type=Path, help="the folder of a run")
-    given = parser.parse_args(arguments)
-    try:
-        print(write_report(given.run))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -21,13 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from benchmarks.data.contestants import CONTESTANTS, OTHERS, OURS
 from benchmarks.tables import markdown, plain
 from benchmarks.turns.machine import machine
 from benchmarks.turns.process import Process
-from data.recipe import UserError, parse_recipe, read_recipe
+from data.recipe import UserError
 
 RESULTS = Path("benchmarks/results/data")
 _WARM = 20.0  # seconds of processor time before the first that is timed: caches fill, as in a run of days
@@ -110,40 +107,13 @@ def table(results: Sequence[Result]) -> list[list[str]]:
     return rows
 
 
-def write_texts(recipe_path: Path, folder: Path) -> str:
-    """Prepare the recipe's store and write its training texts for all contestants; returns what they are."""
-    raw = read_recipe(recipe_path)
-    from training.config import Recipe
-
-    recipe = parse_recipe(raw, Recipe)
-    from data.preparation import prepare
-    from data.store import TokenStore
-
-    prepare(recipe)
-    store = TokenStore.open(Path(recipe.store))
-    parts: list[np.ndarray] = []
-    for corpus in store.corpora.values():
-        if corpus.held_out or corpus.kind == "scored":
-            continue
-        limit = recipe.maximum_tokens - 2
-        parts += [np.r_[0, corpus.ids(s)[:limit], 2].astype(np.int32) for s in range(corpus.segments)]
-    lengths = np.array([len(part) for part in parts])
-    np.save(folder / "texts.npy", np.concatenate(parts))
-    np.save(folder / "ends.npy", np.cumsum(lengths))
-    shutil.copytree(store.tokenizer_folder, folder / "tokenizer")
-    (folder / "request.json").write_text(json.dumps({"recipe": str(recipe_path)}))
-    low, middle, high = np.percentile(lengths, [10, 50, 90])
-    return (
-        f"{len(parts):,} texts of {recipe_path}, {lengths.mean():.1f} tokens each"
-        f" (10 % up to {low:.0f}, half up to {middle:.0f}, 90 % up to {high:.0f})"
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write; the status is 2 for what only the person can mend."""
     given = _parser().parse_args(arguments)
     names = [name for name in CONTESTANTS if not given.only or name in given.only]
     pythons = dict(one.split("=", 1) for one in given.python)
+    from benchmarks.data.texts import write_texts
+
     with tempfile.TemporaryDirectory() as name:
         try:
             texts = write_texts(given.recipe, Path(name))

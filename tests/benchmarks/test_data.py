@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.data.__main__ import Result, best_of_others, measure, table, times, write_texts
+from benchmarks.data.__main__ import Result, best_of_others, measure, table, times
 from benchmarks.data.contestants import CONTESTANTS, OTHERS, OURS, texts_of
+from benchmarks.data.texts import write_texts
 
 
 def test_a_contestant_runs_in_a_process_of_its_own_and_one_that_is_not_installed_says_so(

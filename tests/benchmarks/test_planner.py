@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.planner import SETTINGS, STREAMS, WINDOW, Course, blended, planned, skewed_streams
+from benchmarks.planner import WINDOW
+from benchmarks.planner.courses import SETTINGS, STREAMS, Course, blended, planned, skewed_streams
 from data.stages import SamplingConfig
 
 

@@ -15,7 +15,7 @@ import torch
 
 from training.console import CLEAR_LINE, Console, console_line, duration
 from training.metrics import Telemetry, read_evaluations, read_events, read_metrics
-from training.report import write_report
+from training.report_page import write_report
 
 STEP = {
     "step": 120,

@@ -13,7 +13,8 @@ import pytest
 
 from data.recipe import UserError
 from training.metrics import Telemetry
-from training.report import main, write_report
+from training.report import main
+from training.report_page import write_report
 
 
 def record(folder, *, steps=30, evaluations=(0, 15, 30), floors=True):

@@ -1,0 +1,1 @@
+"""What a token costs from text to disk, beside others' ways."""
