@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from training.config import Recipe
 DEMO = Path("data/corpora/demo")
 
 
+@functools.cache
 def first_lines(name: str, count: int) -> bytes:
     with gzip.open(DEMO / name) as file:
         return b"".join(line for line, _ in zip(file, range(count), strict=False))

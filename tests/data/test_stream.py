@@ -3,7 +3,6 @@ arrays whoever makes them; workers live as long as their run."""
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import subprocess
@@ -15,61 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.lexicon import Lexicon
-from data.microbatch import Microbatch, MicrobatchMaker
-from data.planner import LAG, Planner
-from data.recipe import UserError, parse_recipe, read_recipe
-from data.sampling import streams_of
-from data.shares import Shares
-from data.store import Corpus, TokenStore
+from data.microbatch import Microbatch
+from data.planner import LAG
+from data.recipe import UserError
+from data.store import Corpus
 from data.stream import BatchStream
 from data.tally import Tally
+from tests.data.batch_streams import processes_of, streams_for
 from tests.training.runs import WITH_BTMLM
-from training.config import Recipe
 
 STEPS = 4
-
-
-def streams_for(
-    recipe_path: Path,
-    *settings_of_recipe: str,
-    ranks: int = 1,
-    tokens: int = 1024,
-    workers: int = 0,
-    only: int | None = None,
-) -> list[BatchStream]:
-    """The stream of every rank, or of one, each with a planner of its own."""
-    recipe = parse_recipe(read_recipe(recipe_path, settings_of_recipe), Recipe)
-    store = TokenStore.open(Path(recipe.store))
-    lexicons = [Path(entry.path) for entry in recipe.lexicons]
-    streams = streams_of(store, recipe.tasks, recipe.sampling, Lexicon.load(lexicons))
-    settings = {"maximum_tokens": recipe.maximum_tokens, "seed": recipe.seed}
-    opener = functools.partial(
-        MicrobatchMaker.open,
-        Path(recipe.store),
-        lexicons,
-        recipe.tasks,
-        recipe.sampling,
-        microbatch_tokens=tokens,
-        **settings,
-    )
-    return [
-        BatchStream(
-            Planner(
-                streams,
-                Shares(streams, recipe.tasks, recipe.sampling),
-                step_tokens=recipe.batch.step_tokens,
-                row_tokens=recipe.batch.row_tokens,
-                **settings,
-            ),
-            opener,
-            microbatch_tokens=tokens,
-            rank=rank,
-            ranks=ranks,
-            workers=workers,
-        )
-        for rank in (range(ranks) if only is None else [only])
-    ]
 
 
 def all_steps(streams: list[BatchStream], steps: int = STEPS) -> list[list[Microbatch]]:
@@ -250,7 +204,7 @@ def test_workers_make_the_same_arrays_as_the_run_itself_and_ignore_its_signals(
 RUN = """
 import sys, time
 from pathlib import Path
-from tests.data.test_stream import processes_of, streams_for
+from tests.data.batch_streams import processes_of, streams_for
 if __name__ == "__main__":
     (stream,) = streams_for(Path(sys.argv[1]), workers=2)
     stream.next()
@@ -295,7 +249,8 @@ def test_a_worker_that_is_gone_ends_the_run_with_one_message(small_recipe: Path)
 LOSES_A_WORKER = """
 import os, signal, sys, time
 from pathlib import Path
-from tests.data.test_stream import UserError, processes_of, streams_for
+from data.recipe import UserError
+from tests.data.batch_streams import processes_of, streams_for
 if __name__ == "__main__":
     for worker in range(2):
         (stream,) = streams_for(Path(sys.argv[1]), workers=2)
@@ -319,11 +274,6 @@ def test_a_run_that_lost_a_worker_comes_to_its_end(small_recipe: Path, tmp_path:
     command = [sys.executable, script, small_recipe]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
     assert done.stdout.count("was ended from outside") == 2 and not done.stderr
-
-
-def processes_of(stream: BatchStream) -> list[int]:
-    assert stream._workers is not None
-    return list(stream._workers.pool._processes)
 
 
 def alive(process: int) -> bool:

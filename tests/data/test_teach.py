@@ -19,6 +19,7 @@ from data.settings.tasks import TasksConfig
 from data.store import TokenStore
 from data.teacher import Teacher
 from data.teaching import Taught, Teaching
+from tests.data.conftest import small_config
 from tests.small_teacher import WIDTH, SmallTeacher, write_teacher
 
 TRIPLETS = [
@@ -41,16 +42,24 @@ class World:
     folder: Path
 
 
-@pytest.fixture
-def world(tmp_path: Path, configure) -> World:
-    path = tmp_path / "triplets.jsonl"
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, small_store: TokenStore) -> TokenStore:
+    """Only read: what a teacher says lies beside it."""
+    folder = tmp_path_factory.mktemp("taught")
+    path = folder / "triplets.jsonl"
     path.write_text("".join(json.dumps(t, ensure_ascii=False) + "\n" for t in TRIPLETS), encoding="utf-8")
-    corpora = configure().model_dump()["corpora"]
+    tokenizer = {"path": str(small_store.tokenizer_folder)}
+    corpora = small_config(folder, tokenizer=tokenizer).model_dump()["corpora"]
     corpora["triplets"] = {
         "kind": "scored", "format": "jsonl", "path": str(path), "anchor": "a", "positive": "p", "negatives": "n",
         "language": {"field": "lang"}, "candidates_language": "en",
     }  # fmt: skip
-    store = prepare(configure(corpora=corpora), workers=1, say=lambda message: None)
+    config = small_config(folder, tokenizer=tokenizer, corpora=corpora)
+    return prepare(config, workers=1, say=lambda message: None)
+
+
+@pytest.fixture
+def world(tmp_path: Path, store: TokenStore) -> World:
     return World(store, write_teacher(tmp_path / "model"), tmp_path / "teacher")
 
 

@@ -54,13 +54,14 @@ def test_steps_without_a_finite_gradient_end_the_run_and_what_was_saved_stays(
     assert checkpoints_in(run / "checkpoints")
 
 
-def test_a_step_too_small_for_every_task_is_refused_before_the_first(
-    small_recipe: Path, tmp_path: Path
+@pytest.mark.parametrize("evaluation", [WITHOUT_EVALUATION, "evaluation.masked=[]"])
+def test_a_step_too_small_for_every_task_is_refused_before_anything_is_done(
+    small_recipe: Path, tmp_path: Path, evaluation: str
 ) -> None:
     small = "batch={step_tokens: 128, row_tokens: 128, microbatch_tokens: 128}"
     with pytest.raises(AssertionError, match="holds no document of .*: make the step larger"):
-        train(small_recipe, tmp_path, small, WITHOUT_EVALUATION)
-    assert not read_metrics(tmp_path / "small")
+        train(small_recipe, tmp_path, small, evaluation)
+    assert not read_metrics(tmp_path / "small") and not read_evaluations(tmp_path / "small")
 
 
 def test_what_a_run_writes_down(
@@ -79,6 +80,7 @@ def test_what_a_run_writes_down(
         assert all(step[name] >= 0 for step in steps), name
     assert sum(steps[0][f"budget/{task}"] for task in ("mmlm", "tlm", "camlm")) == pytest.approx(0.5)
     assert set(read_evaluations(run)) == {0, 2, 4}
+    assert run_ahead(run) == [True]
     assert list((run / "tensorboard").iterdir())
     train(small_recipe, tmp_path, *settings, "evaluation.retrieval={test: {corpus: test}}", stage=3)
     assert "every step is done" in capfd.readouterr().out
@@ -98,6 +100,12 @@ def test_more_steps_can_be_asked_for_of_a_run_that_is_done(small_recipe: Path, t
     train(small_recipe, tmp_path / "parts", *constant, "steps=5")
     train(small_recipe, tmp_path / "whole", *constant, "steps=5")
     assert numbers(tmp_path / "parts" / "small") == numbers(tmp_path / "whole" / "small")
+    assert run_ahead(tmp_path / "parts" / "small") == [False, False]
+
+
+def run_ahead(run: Path) -> list[bool]:
+    """Of every start that took a step, whether a step was run ahead of it."""
+    return ["dry batch" in event["seconds"] for event in read_events(run) if event["event"] == "start_up"]
 
 
 def test_a_run_starts_from_an_exported_model_with_its_tokenizer(
