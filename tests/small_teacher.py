@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ class SmallTeacher(Teacher):
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
+@cache  # a generator is slow to make, and texts repeat their letters
 def _signs(letters: str) -> np.ndarray:
     return np.random.default_rng(zlib.crc32(letters.encode())).choice([-1.0, 1.0], WIDTH)
 

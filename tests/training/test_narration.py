@@ -32,7 +32,11 @@ def test_models_that_lie_on_several_machines_are_told(
     assert any("over the network in every layer" in line for line in said) is warned
 
 
-def test_a_start_says_where_its_time_went(small_recipe: Path) -> None:
+@pytest.mark.parametrize("taken", [{}, {"alignment": "streaming", "vocabulary": "torch"}])
+def test_a_start_says_where_its_time_went_and_what_auto_took(
+    small_recipe: Path, monkeypatch: pytest.MonkeyPatch, taken: dict[str, str]
+) -> None:
+    monkeypatch.setattr("training.narration.taken_by_auto", lambda: taken)
     seconds = {"launcher": 4.01, "imports": 3.0, "first batch": 0.01, "first step": 2.5}
     start: Any = SimpleNamespace(seconds=seconds, busy={"imports": 2.5}, total=9.52)
     said: list[str] = []
@@ -42,4 +46,7 @@ def test_a_start_says_where_its_time_went(small_recipe: Path) -> None:
     Narration(telemetry, recipe, Path("run")).started(7, start)
     assert events == [("start_up", {"step": 7, "seconds": seconds, "busy": {"imports": 2.5}, "total": 9.52})]
     # What took no time is not said.
-    assert said == ["9.5 s from the launch to the end of step 7: launcher 4.0, imports 3.0, first step 2.5"]
+    assert said[0] == "9.5 s from the launch to the end of step 7: launcher 4.0, imports 3.0, first step 2.5"
+    assert said[1:] == (
+        ["implementations that auto took: alignment streaming, vocabulary torch"] if taken else []
+    )
