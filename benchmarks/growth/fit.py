@@ -76,7 +76,7 @@ def foretold(each: Measured, machine: Machine, host: Host) -> float:
     """Seconds of a step by the model: ranks that are more than cores take turns on them.
 
     So they do with messages, which are copies by the cores where ranks share a machine: of the seconds of two and of
-    four ranks on two cores 19 in 20 are processor time.
+    four ranks on two cores nine in ten are processor time.
     """
     of_messages = machine.parts(each.work)["messages"]
     computed = machine.seconds(each.work) - of_messages
