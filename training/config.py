@@ -175,6 +175,11 @@ class EvaluationConfig(Section):
     maximum_rows: int = Field(1000, ge=1)  # rows of a masked corpus that are used
     seed: int = Field(0, ge=0, lt=2**63)
 
+    @property
+    def measures(self) -> bool:
+        """Whether there is anything to measure on."""
+        return bool(self.retrieval or self.masked)
+
 
 class CheckpointConfig(Section):
     """When the run is saved, and how many saves are kept."""

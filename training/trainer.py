@@ -307,8 +307,7 @@ class Trainer:
             raise UserError(f"kernels: {error}") from None
 
     def _evaluates_before(self) -> bool:
-        evaluation = self.recipe.evaluation
-        return self.done == 0 and evaluation.before and bool(evaluation.retrieval or evaluation.masked)
+        return self.done == 0 and self.recipe.evaluation.before and self.recipe.evaluation.measures
 
     def _dry_batch(self) -> None:
         """The first step ahead of the evaluation, which may take long, so that what is wrong is said before it."""
@@ -319,7 +318,7 @@ class Trainer:
         return self._losses(self._text(microbatches, tally))
 
     def _evaluate(self) -> None:
-        if not (self.recipe.evaluation.retrieval or self.recipe.evaluation.masked):
+        if not self.recipe.evaluation.measures:
             return
         started = time.perf_counter()
         self.telemetry.say(f"evaluating after {self.done} steps ...")

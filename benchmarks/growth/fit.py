@@ -38,8 +38,8 @@ def rates_of(measured: Sequence[Measured], cores: int) -> tuple[Machine, Host]:
     """The rates with which ``parts`` add up to the seconds of ``measured``, in the sense of least relative squares.
 
     First of steps of one rank what is computed; then of steps of several how much slower they compute it together, see
-    ``crowding``, and what they wait for messages. No rate is negative. What no point has anything of, or what takes no
-    time beside the rest, gets an infinite rate.
+    ``crowding``, and what messages take. No rate is negative. What no point has anything of, or what takes no time
+    beside the rest, gets an infinite rate.
     """
     alone = [each for each in measured if each.point.ranks == 1]
     costs = _factors([_computed(each.work) for each in alone], [each.seconds for each in alone])
@@ -49,7 +49,7 @@ def rates_of(measured: Sequence[Measured], cores: int) -> tuple[Machine, Host]:
     computed = [foretold(each, machine, Host(cores)) for each in several]
     slower, message = _factors(
         [
-            [seconds * _busy(each, cores), each.work.sent]
+            [seconds * _busy(each, cores), each.work.sent * _turns(each, cores)]
             for seconds, each in zip(computed, several, strict=True)
         ],
         [each.seconds - seconds for seconds, each in zip(computed, several, strict=True)],
@@ -80,7 +80,7 @@ def foretold(each: Measured, machine: Machine, host: Host) -> float:
     """
     of_messages = machine.parts(each.work)["messages"]
     computed = machine.seconds(each.work) - of_messages
-    return computed * crowding(each, host) + of_messages * _turns(each, host)
+    return computed * crowding(each, host) + of_messages * _turns(each, host.cores)
 
 
 def crowding(each: Measured, host: Host) -> float:
@@ -89,11 +89,12 @@ def crowding(each: Measured, host: Host) -> float:
     Cores share caches, memory and, where two are threads of one, their units; beyond the cores ranks take turns.
     """
     busy = _busy(each, host.cores)
-    return (1 + (host.together - 1) * busy) * _turns(each, host)
+    return (1 + (host.together - 1) * busy) * _turns(each, host.cores)
 
 
-def _turns(each: Measured, host: Host) -> float:
-    return max(1.0, each.point.ranks / host.cores)
+def _turns(each: Measured, cores: int) -> float:
+    """How many ranks take turns on a core."""
+    return max(1.0, each.point.ranks / cores)
 
 
 def _busy(each: Measured, cores: int) -> float:

@@ -43,19 +43,19 @@ def measure_all(points: Sequence[Point], rounds: int, step: Callable[[str], None
     """
     for texts in dict.fromkeys(point.problem.texts for point in points):
         prepare_texts(texts)
-    ranks: dict[int, list[Process]] = {}
+    started: dict[int, list[Process]] = {}  # by how many they are
     visits: dict[Point, list[list[Answer]]] = {point: [] for point in points}
     try:
         for _ in range(rounds):
             for point in points:
-                if point.ranks not in ranks:
-                    ranks[point.ranks] = _started(point.ranks)
-                    _asked(ranks[point.ranks], point)  # for nothing: what is imported at the first step is
-                visits[point].append(_asked(ranks[point.ranks], point))
-                seconds = _of_visits(point, visits[point]).seconds
+                if point.ranks not in started:
+                    started[point.ranks] = _started(point.ranks)
+                    _asked(started[point.ranks], point)  # for nothing: what is imported at the first step is
+                visits[point].append(_asked(started[point.ranks], point))
+                seconds = _fastest(visits[point])
                 step(f"{point.ranks} rank(s), {point.problem.tokens:,} tokens: {seconds:.2f} s")
     finally:
-        for processes in ranks.values():
+        for processes in started.values():
             for process in processes:
                 process.close()
     return [_of_visits(point, answers) for point, answers in visits.items()]
@@ -102,13 +102,18 @@ def _of_visits(point: Point, visits: Sequence[list[Answer]]) -> Measured:
     work, planned = _by_arithmetic(point, contents, kept)
     return Measured(
         point,
-        min(max(of_step) for of_step in _steps(visits, "seconds")),
+        _fastest(visits),
         min(sum(of_step) for of_step in _steps(visits, "processor_seconds")),
         max(sum(answer["grown_bytes"] or 0 for answer in answers) for answers in visits),
         contents,
         work,
         planned * point.ranks,
     )
+
+
+def _fastest(visits: Sequence[list[Answer]]) -> float:
+    """Seconds of the fastest step, by its slowest rank."""
+    return min(max(of_step) for of_step in _steps(visits, "seconds"))
 
 
 def _steps(visits: Sequence[list[Answer]], name: str) -> Iterator[tuple[float, ...]]:

@@ -15,12 +15,11 @@ from data.stages import SamplingConfig
 from data.tasks import TASKS
 
 STREAMS: Final = 100
+STEP_TOKENS: Final = 8192
 _ROW = 512
 _LONGEST = 128
 # Of what is set aside for a stream, so much is really used: drawn for every step and stream.
 _KEPT = (0.6, 1.0)
-
-STEP_TOKENS: Final = 8192
 
 SETTINGS = {
     "constant": {},

@@ -38,9 +38,9 @@ def measured(point: Point, seconds: float = 1.0) -> Measured:
 HOST = Host(2, together=1.25)
 
 
-def timed(point: Point, machine: Machine) -> Measured:
+def timed(point: Point, machine: Machine, host: Host = HOST) -> Measured:
     one = measured(point)
-    return one._replace(seconds=foretold(one, machine, HOST))
+    return one._replace(seconds=foretold(one, machine, host))
 
 
 def test_a_line_is_found_and_how_much_it_explains() -> None:
@@ -49,12 +49,14 @@ def test_a_line_is_found_and_how_much_it_explains() -> None:
     assert 0 < line_through([1, 2, 3, 4], [1, 3, 2, 4]).explained < 1
 
 
-def test_the_rates_are_those_that_the_seconds_were_made_of() -> None:
-    found, host = rates_of([timed(point, TRUE) for point in CALIBRATION], 2)
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_the_rates_are_those_that_the_seconds_were_made_of(cores: int) -> None:
+    there = Host(cores, together=1.25)
+    found, host = rates_of([timed(point, TRUE, there) for point in CALIBRATION], cores)
     for point in all_points():
-        each = timed(point, TRUE)
+        each = timed(point, TRUE, there)
         assert foretold(each, found, host) == pytest.approx(each.seconds, rel=1e-6)
-    assert host.cores == 2 and host.together == pytest.approx(1.25, rel=1e-3)
+    assert host.cores == cores and host.together == pytest.approx(1.25, rel=1e-3)
     assert found.layers == pytest.approx(TRUE.layers, rel=1e-3)
     assert found.network == pytest.approx(TRUE.network, rel=1e-3)
 
