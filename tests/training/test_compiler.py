@@ -1,4 +1,4 @@
-"""torch's compiler is imported when something is compiled, and not for an optimizer."""
+"""torch's compiler and Triton are imported when something is compiled, not for an optimizer, not for DeepSpeed."""
 
 import subprocess
 import sys
@@ -33,3 +33,32 @@ print("done")
 def test_it_comes_when_something_is_compiled() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
     assert done.stdout == "done\n", done.stderr
+
+
+START = """
+import sys
+from training import environment
+
+environment.prepare()
+import torch
+from training.engine import Engine, join_world
+
+world = join_world()
+import deepspeed
+from deepspeed.ops.triton_ops import is_triton_available
+
+model = torch.nn.Linear(2, 2)
+optimizer = torch.optim.AdamW(model.parameters())
+settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 0}, "bf16": {"enabled": False}}
+Engine(model, optimizer, {**settings, "gradient_accumulation_steps": 1}, world)
+heavy = {"sympy", "triton"} & {*sys.modules}
+assert bool(heavy) == torch.cuda.is_available(), f"DeepSpeed has imported {heavy}"
+assert is_triton_available() == torch.cuda.is_available()
+import triton.language
+print("done")
+"""
+
+
+def test_deepspeed_does_without_them() -> None:
+    done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith("done\n"), done.stderr
