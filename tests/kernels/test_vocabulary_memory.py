@@ -27,8 +27,8 @@ def extra_peak(positions: int, vocabulary: int, dtype: torch.dtype, implementati
 
     def of_rank(_: ProcessGroup) -> int:
         for rows in (8, positions):  # the first time also warms up
-            hidden = torch.randn(rows, 8).to(dtype).requires_grad_()
-            table = torch.randn(vocabulary, 8).to(dtype).requires_grad_()
+            hidden = torch.randn(rows, 32).to(dtype).requires_grad_()
+            table = torch.randn(vocabulary, 32).to(dtype).requires_grad_()
             bias = torch.zeros(vocabulary, dtype=dtype).requires_grad_()
             targets = torch.randint(vocabulary, (rows,))
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
